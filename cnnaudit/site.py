@@ -1,0 +1,96 @@
+"""Places in a network where information can be measured: plain facts, no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Op", "Site", "Tap"]
+
+
+class Op(StrEnum):
+    """What a site does to the information that reaches it."""
+
+    CONV = "conv"
+    POOL = "pool"
+    RESIDUAL = "residual"
+    MERGE = "merge"
+    CONCAT = "concat"
+    GATE = "gate"
+    LINEAR = "linear"
+    HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tensor that may be read at a site.
+
+    Attributes:
+        node: Name of the value in the captured graph.
+        shape: Shape of one image's tensor, channels first: ``(units, *spatial)``.
+        atoms: Values that occur exactly and often because an activation produces them: ``(0.0,)``
+            after ReLU, ``(0.0, 6.0)`` after ReLU6, empty where nothing is known.
+        nonnegative: True where an activation guarantees values >= 0.
+    """
+
+    node: str
+    shape: tuple[int, ...]
+    atoms: tuple[float, ...] = ()
+    nonnegative: bool = False
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Spatial extent of the map, empty for a vector."""
+        return self.shape[1:]
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of the map, 1 for a vector."""
+        return math.prod(self.spatial)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A node of the captured graph: a module called three times is three sites.
+
+    Attributes:
+        path: Dotted module path; ``path@1`` for a second call, ``path#add.0`` for a functional op.
+        op: What the site does.
+        units: Number of kernels (output channels).
+        taps: What may be read. conv, linear: ``input``, ``output``, ``response`` (after the norm and
+            activation that follow it alone). pool: ``input``, ``output``. residual: ``skip``,
+            ``branch``, ``sum``. merge: ``left``, ``right``, ``sum``. concat: ``input0``, ``input1``, ...,
+            ``output``. gate: ``input``, ``gate``, ``output``. head: ``input``, ``output``.
+        kernel, stride, padding, dilation: One number for each spatial dimension; empty where the op has none.
+        operator: Which pooling: ``max`` or ``avg``; empty elsewhere.
+        groups: Channel groups of a convolution.
+        transposed: True for a transposed convolution.
+        downsamples: True where the output map is smaller than the input map.
+        is_global: True for a pool over the whole map.
+        receptive_field: Pixels of the network's input that one position sees, for each spatial dimension.
+        rank: Largest rank the op's output can have given its shape (layerspec's fair denominator).
+        depth: Number of convolutions and linear layers on the longest path up to and with this site.
+    """
+
+    path: str
+    op: Op
+    units: int
+    taps: Mapping[str, Tap] = field(default_factory=lambda: MappingProxyType({}))
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    operator: str = ""
+    groups: int = 1
+    transposed: bool = False
+    downsamples: bool = False
+    is_global: bool = False
+    receptive_field: tuple[int, ...] = ()
+    rank: int = 0
+    depth: int = 0
