@@ -1,0 +1,53 @@
+"""Rules for how information flows through a trained CNN, decided by intervals.
+
+Names are resolved when they are first used: ``import cnnaudit`` imports neither torch nor pydantic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cnnaudit.errors import CnnAuditError, EvidenceError, GraphError, LoadError, MetricError, SpecError
+from cnnaudit.version import __version__
+
+if TYPE_CHECKING:
+    from cnnaudit.measurement import measure
+    from cnnaudit.pipeline import audit
+    from cnnaudit.result import Estimate, Outcome, Report, Verdict
+
+__all__ = [
+    "CnnAuditError",
+    "Estimate",
+    "EvidenceError",
+    "GraphError",
+    "LoadError",
+    "MetricError",
+    "Outcome",
+    "Report",
+    "SpecError",
+    "Verdict",
+    "__version__",
+    "audit",
+    "measure",
+]
+
+_HOMES = {
+    "Estimate": "result",
+    "Outcome": "result",
+    "Report": "result",
+    "Verdict": "result",
+    "audit": "pipeline",
+    "measure": "measurement",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cnnaudit' has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - the first use of a name pays for its imports, not the package
+
+    return getattr(importlib.import_module(f"cnnaudit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

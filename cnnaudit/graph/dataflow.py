@@ -1,0 +1,127 @@
+"""What flows where in a captured graph: facts about each value, found in one forward sweep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cnnaudit.graph import ops
+from cnnaudit.graph.axes import axis_of
+from cnnaudit.graph.receptive import Field, field_of
+from cnnaudit.graph.values import Values, values_of
+from cnnaudit.site import Tap
+
+if TYPE_CHECKING:
+    from torch.fx import Graph, Node
+
+__all__ = ["Dataflow"]
+
+
+class Dataflow:
+    """The values of a graph that depend on the network's input, in execution order.
+
+    Attributes:
+        nodes: Those values; parameters, buffers and what is computed from them alone are constants.
+        depth: Convolutions and linear layers on the longest path up to and with each value.
+        axes: Dimension that holds the channels of each value, None where channels were mixed with positions.
+        values: Atoms and sign of each value.
+        input_size: Spatial extent of the network's input.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._input = next(n for n in graph.nodes if n.op == "placeholder")
+        self._batch = str(ops.shape(self._input)[0])  # a symbol; comparing symbols as such would add guards
+        self.input_size = ops.static_shape(self._input)[1:]
+        self._whole = Field(self.input_size, (0,) * len(self.input_size))
+        self._ancestors: dict[Node, int] = {self._input: 1}  # a set of positions in `nodes`, as bits
+        self.nodes: list[Node] = [self._input]
+        self.depth: dict[Node, int] = {self._input: 0}
+        self.axes: dict[Node, int | None] = {self._input: 1}
+        self.values: dict[Node, Values] = {self._input: Values()}
+        pixel = (1,) * len(self.input_size)
+        self._fields: dict[Node, Field] = {self._input: Field(pixel, pixel)}
+        self._tapped: dict[str, int] = {}
+        for node in graph.nodes:
+            if node.op == "call_function" and ops.holds_tensors(node) and self.inputs(node):
+                self._visit(node)
+
+    def _visit(self, node: Node) -> None:
+        inputs = self.inputs(node)
+        ancestors = 1 << len(self.nodes)
+        for source in inputs:
+            ancestors |= self._ancestors[source]
+        self.nodes.append(node)
+        self._ancestors[node] = ancestors
+        self.depth[node] = max(self.depth[n] for n in inputs) + self.is_weighted(node)
+        self.axes[node] = axis_of(node, self.axes)
+        self.values[node] = values_of(node, self.values)
+        self._fields[node] = field_of(node, self._fields, self.axes, self._whole)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._ancestors
+
+    def inputs(self, node: Node) -> list[Node]:
+        """Inputs of a node that depend on the network's input, each once."""
+        return [n for n in node.all_input_nodes if n in self._ancestors]
+
+    def is_weighted(self, node: Node) -> bool:
+        """Whether the node is a convolution or a linear layer: an activation meets constant weights."""
+        name = ops.operator_name(node)
+        return name in ops.CONVOLUTIONS or (name in ops.LINEARS and len(self.inputs(node)) == 1)
+
+    def is_ancestor(self, node: Node, of: Node) -> bool:
+        """Whether ``of`` is computed from ``node`` (or is it)."""
+        return bool(self._ancestors[of] & self._own_bit(node))
+
+    def latest_common_ancestor(self, *nodes: Node) -> Node:
+        """The last value from which all of ``nodes`` are computed; every value comes from the input."""
+        common = self._ancestors[nodes[0]]
+        for node in nodes[1:]:
+            common &= self._ancestors[node]
+        return self.nodes[common.bit_length() - 1]
+
+    def _own_bit(self, node: Node) -> int:
+        return 1 << (self._ancestors[node].bit_length() - 1)
+
+    def weights_between(self, start: Node, end: Node) -> int:
+        """Convolutions and linear layers on the longest path from ``start`` to ``end``."""
+        reached = {start: 0}
+        first, last = self._ancestors[start].bit_length(), self._ancestors[end].bit_length()
+        for node in self.nodes[first:last]:
+            counts = [reached[n] for n in self.inputs(node) if n in reached]
+            if counts:
+                reached[node] = max(counts) + self.is_weighted(node)
+        return reached.get(end, 0)
+
+    def source(self, node: Node) -> Node:
+        """The value itself behind copies, dropout and ``sum()``'s first ``0 +``."""
+        while node in self and (
+            ops.operator_name(node) in ops.MEMORY or (ops.operator_name(node) == "add" and node.args[1] == 0)
+        ):
+            node = node.all_input_nodes[0]
+        return node
+
+    def receptive_field(self, node: Node) -> tuple[int, ...]:
+        """Pixels of the input that a position sees: never more than there are."""
+        return tuple(map(min, self._fields[node].size, self.input_size))
+
+    def tap(self, node: Node, axis: int | None = None) -> Tap | None:
+        """What can be read at a node; None where an entry along the first dimension is not one image.
+
+        Args:
+            node: The value.
+            axis: Dimension that holds the channels according to the operator at hand.
+        """
+        sizes = ops.shape(node) if ops.is_tensor(node) else ()
+        batch_first = len(sizes) >= 2 and str(sizes[0]) == self._batch
+        if node not in self or not batch_first or not all(isinstance(s, int) for s in sizes[1:]):
+            return None
+        axis = axis or self.axes[node] or 1
+        if self._tapped.setdefault(node.name, axis) != axis:
+            return None  # two operators disagree about which dimension holds the channels
+        known = self.values[node]
+        channels_first = (sizes[axis], *sizes[1:axis], *sizes[axis + 1 :])
+        return Tap(node.name, channels_first, known.atoms, known.nonnegative)
+
+    def channel_axes(self) -> dict[str, int]:
+        """Names of the tapped nodes whose channels are not dimension 1, with that dimension."""
+        return {name: axis for name, axis in self._tapped.items() if axis != 1}

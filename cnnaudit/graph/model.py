@@ -1,0 +1,58 @@
+"""The captured model: a graph to interpret and the sites found in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree
+
+from cnnaudit.errors import GraphError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+    from torch.fx import GraphModule
+
+    from cnnaudit.site import Site
+
+__all__ = ["ModelGraph"]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelGraph:
+    """A model in evaluation mode as a graph of functional operators.
+
+    Attributes:
+        module: The graph to interpret. It shares the model's parameters, takes one batch and returns
+            what the model returns, structure included.
+        sites: Where information can be measured, in execution order.
+        batch: The only batch size the graph can run, None for any.
+        input_shape: Shape of one input image.
+        channel_axes: Dimension that holds the channels of a tapped value, for those where it is not 1.
+    """
+
+    module: GraphModule
+    sites: tuple[Site, ...]
+    batch: int | None
+    input_shape: tuple[int, ...]
+    channel_axes: Mapping[str, int]
+
+    def site(self, path: str) -> Site:
+        """The site of a path."""
+        for site in self.sites:
+            if site.path == path:
+                return site
+        raise GraphError(f"the model has no site {path!r}")
+
+    def channels_first(self, node: str, value: Tensor) -> Tensor:
+        """A tapped value as its tap describes it: images, then channels, then positions; a view."""
+        axis = self.channel_axes.get(node, 1)
+        return value if axis == 1 else value.movedim(axis, 1)
+
+    @staticmethod
+    def output_tensors(output: Any) -> list[Tensor]:
+        """The tensors of a returned structure in a fixed order, to compare graph and model."""
+        return [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]

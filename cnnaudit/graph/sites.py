@@ -1,0 +1,249 @@
+"""Finds the sites of a captured graph: one handler for each kind, chosen by the operator's name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from cnnaudit.graph import ops
+from cnnaudit.graph.dataflow import Dataflow
+from cnnaudit.graph.paths import name_sites
+from cnnaudit.graph.receptive import window_of
+from cnnaudit.graph.walks import addends, gate_of, is_chained, response_of, terms
+from cnnaudit.site import Op, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch.fx import GraphModule, Node
+
+__all__ = ["find_sites", "sites_of"]
+
+
+def find_sites(module: GraphModule) -> tuple[Site, ...]:
+    """The sites of a captured graph in execution order."""
+    return sites_of(module, Dataflow(module.graph))
+
+
+def sites_of(module: GraphModule, flow: Dataflow) -> tuple[Site, ...]:
+    """The sites of a graph whose dataflow is known."""
+    found = []
+    for node in flow.nodes:
+        label, handler = HANDLERS.get(ops.operator_name(node), ("", None))
+        site = handler(flow, node) if handler else None
+        if site is not None:
+            found.append((node, label, site))
+    paths = name_sites(flow.nodes, [(node, label) for node, label, _ in found])
+    named = {node: replace(site, path=path) for (node, _, site), path in zip(found, paths, strict=True)}
+    return _with_head(module, flow, named)
+
+
+def _site(
+    flow: Dataflow, node: Node, op: Op, taps: Mapping[str, Node], *, axis: int | None = None, **facts: Any
+) -> Site | None:
+    """A site that has no path yet; None where one of its values cannot be read image by image."""
+    read = {name: flow.tap(value, None if name == "response" else axis) for name, value in taps.items()}
+    known = {name: tap for name, tap in read.items() if tap is not None}
+    if len(known) < len(read):
+        return None
+    return Site(
+        path="",
+        op=op,
+        units=known["sum" if "sum" in known else "output"].shape[0],
+        taps=MappingProxyType(known),
+        receptive_field=flow.receptive_field(node),
+        depth=flow.depth[node],
+        **facts,
+    )
+
+
+def _convolution(flow: Dataflow, node: Node) -> Site | None:
+    given = ops.arguments(node)
+    window, groups = window_of(node), given["groups"]
+    source = given["input"]
+    if window is None or source not in flow:
+        return None
+    inputs, outputs = ops.static_shape(source), ops.static_shape(node)
+    taps = {"input": source, "output": node, "response": response_of(flow, node)}
+    return _site(
+        flow,
+        node,
+        Op.CONV,
+        taps,
+        axis=1,
+        kernel=window.kernel,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        groups=groups,
+        transposed=window.transposed,
+        downsamples=not window.transposed and _shrinks(inputs, outputs, window.stride),
+        rank=groups * min(inputs[0] // groups * math.prod(window.kernel), outputs[0] // groups),
+    )
+
+
+def _shrinks(inputs: Sequence[int], outputs: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether steps make the map smaller; borders lost for want of padding are not downsampling."""
+    return any(s > 1 and o < i for i, o, s in zip(inputs[1:], outputs[1:], stride, strict=True))
+
+
+def _linear(flow: Dataflow, node: Node) -> Site | None:
+    source = ops.arguments(node)[ops.LINEARS[ops.operator_name(node)]]
+    if source not in flow or not flow.is_weighted(node):
+        return None
+    last = len(ops.shape(source)) - 1
+    taps = {"input": source, "output": node, "response": response_of(flow, node)}
+    return _site(flow, node, Op.LINEAR, taps, axis=last, rank=min(ops.shape(source)[-1], ops.shape(node)[-1]))
+
+
+def _sliding_pool(flow: Dataflow, node: Node) -> Site | None:
+    window, source = window_of(node), ops.arguments(node)["self"]
+    if window is None or flow.axes[source] not in (1, None):
+        return None  # it slides over channels: a local response normalization
+    inputs, outputs = ops.static_shape(source), ops.static_shape(node)
+    covers = window.kernel and all(k >= i for k, i in zip(window.kernel, inputs[1:], strict=True))
+    return _site(
+        flow,
+        node,
+        Op.POOL,
+        {"input": source, "output": ops.picked(node)},
+        axis=1,
+        operator="avg" if "avg" in ops.operator_name(node) else "max",
+        kernel=window.kernel,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        downsamples=math.prod(outputs[1:]) < math.prod(inputs[1:])
+        and (not window.stride or _shrinks(inputs, outputs, window.stride)),
+        is_global=math.prod(outputs[1:]) == 1 and bool(covers),
+    )
+
+
+def _global_pool(flow: Dataflow, node: Node) -> Site | None:
+    """A mean or maximum over all positions and nothing else."""
+    given = ops.arguments(node)
+    source = given["self"]
+    sizes = ops.shape(source)
+    channels = flow.axes[source] or 1
+    positions = frozenset(range(1, len(sizes))) - {channels}
+    if "dim" not in given or not positions or ops.dimensions(given["dim"], len(sizes)) != positions:
+        return None
+    spatial = tuple(sizes[d] for d in sorted(positions))
+    return _site(
+        flow,
+        node,
+        Op.POOL,
+        {"input": source, "output": ops.picked(node)},
+        operator=ops.REDUCTIONS[ops.operator_name(node)],
+        kernel=spatial,
+        stride=spatial,
+        padding=(0,) * len(spatial),
+        dilation=(1,) * len(spatial),
+        downsamples=math.prod(spatial) > 1,
+        is_global=True,
+    )
+
+
+def _addition(flow: Dataflow, node: Node) -> Site | None:
+    """A residual addition, or a merge of two branches that have no skip.
+
+    In a chain of additions the one that adds a branch to the skip is a residual addition, and so is each
+    that adds a further branch to that sum; sums of branches alone are left to the end of the chain.
+    """
+    parts = addends(flow, node)
+    if parts is None:
+        return None
+    left, right = parts
+    left_terms, right_terms = terms(flow, left), terms(flow, right)
+    ancestor = flow.latest_common_ancestor(*left_terms, *right_terms)
+    if ancestor in left_terms:
+        return _residual(flow, node, left, right)
+    if ancestor in right_terms:
+        return _residual(flow, node, right, left)
+    if is_chained(flow, node):
+        return None
+    skip, branch = sorted(parts, key=lambda part: flow.weights_between(ancestor, part))
+    short, long = (flow.weights_between(ancestor, part) for part in (skip, branch))
+    # Below a split the parts are different channels of one value: none of them is a skip of the other.
+    if ops.is_tensor(ancestor) and short <= 1 and short < long:
+        return _residual(flow, node, skip, branch)
+    return _site(flow, node, Op.MERGE, {"left": left, "right": right, "sum": node}, axis=_shared_axis(flow, parts))
+
+
+def _residual(flow: Dataflow, node: Node, skip: Node, branch: Node) -> Site | None:
+    taps = {"skip": skip, "branch": branch, "sum": node}
+    return _site(flow, node, Op.RESIDUAL, taps, axis=_shared_axis(flow, (skip, branch)))
+
+
+def _shared_axis(flow: Dataflow, values: Sequence[Node]) -> int | None:
+    """Where the channels are, according to the first value that tells."""
+    return next((axis for axis in map(flow.axes.get, values) if axis is not None), None)
+
+
+def _concatenation(flow: Dataflow, node: Node) -> Site | None:
+    given = ops.arguments(node)
+    parts = [part for part in given["tensors"] if part in flow]
+    dimension = given["dim"] % max(len(ops.shape(node)), 1)
+    distinct = {flow.source(part) for part in parts}
+    if len(distinct) < 2 or dimension != (flow.axes[node] or dimension):
+        return None
+    taps = {f"input{i}": part for i, part in enumerate(parts)}
+    return _site(flow, node, Op.CONCAT, {**taps, "output": node}, axis=dimension)
+
+
+def _gate(flow: Dataflow, node: Node) -> Site | None:
+    found = gate_of(flow, node)
+    if found is None:
+        return None
+    gated, gate = found
+    if ops.shape(node) != ops.shape(gated) or len(ops.shape(gate)) != len(ops.shape(gated)):
+        return None
+    return _site(flow, node, Op.GATE, {"input": gated, "gate": gate, "output": node}, axis=flow.axes[node])
+
+
+def _with_head(module: GraphModule, flow: Dataflow, sites: dict[Node, Site]) -> tuple[Site, ...]:
+    """The sites with the one that makes the returned value: that layer itself, or one called ``output``."""
+    value = _returned(module)
+    if value is None or value not in flow:
+        return tuple(sites.values())
+    layer = value
+    while ops.operator_name(layer) in ops.RESHAPES | ops.MEMORY:
+        layer = layer.all_input_nodes[0]
+    made = sites.get(layer)
+    if made is not None and flow.is_weighted(layer) and _without_ones(layer) == _without_ones(value):
+        taps = {name: made.taps[name] for name in ("input", "output")}
+        return tuple(
+            replace(site, op=Op.HEAD, taps=MappingProxyType(taps)) if site is made else site for site in sites.values()
+        )
+    head = _site(flow, value, Op.HEAD, {"input": value, "output": value})
+    if head is None:
+        return tuple(sites.values())
+    taken = {site.path for site in sites.values()}
+    return (*sites.values(), replace(head, path="output#head.0" if "output" in taken else "output"))
+
+
+def _returned(module: GraphModule) -> Node | None:
+    """The value that is judged: the only one returned, else the first matrix of scores among them."""
+    returned = next(n for n in module.graph.nodes if n.op == "output").all_input_nodes
+    scores = returned if len(returned) == 1 else [n for n in returned if len(ops.shape(n)) == 2]
+    return next((n for n in scores if ops.is_float(n)), None)
+
+
+def _without_ones(node: Node) -> list[int]:
+    return [size for size in ops.static_shape(node) if size != 1]
+
+
+HANDLERS: dict[str, tuple[str, Callable[[Dataflow, Node], Site | None]]] = {
+    **dict.fromkeys(ops.CONVOLUTIONS, ("conv", _convolution)),
+    **dict.fromkeys(ops.LINEARS, ("linear", _linear)),
+    **dict.fromkeys(ops.MAX_POOLS | ops.ADAPTIVE_MAX_POOLS, ("max_pool", _sliding_pool)),
+    **dict.fromkeys(ops.AVG_POOLS | ops.ADAPTIVE_AVG_POOLS, ("avg_pool", _sliding_pool)),
+    "mean": ("avg_pool", _global_pool),
+    "amax": ("max_pool", _global_pool),
+    "max": ("max_pool", _global_pool),
+    "add": ("add", _addition),
+    "cat": ("cat", _concatenation),
+    "mul": ("mul", _gate),
+}

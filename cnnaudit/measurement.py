@@ -1,0 +1,176 @@
+"""Any metric on plain tensors: the code of an audit, without a model."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from cnnaudit.errors import MetricError
+from cnnaudit.metrics import Metric, registry
+from cnnaudit.result import Estimate
+from cnnaudit.site import Op, Site, Tap
+from cnnaudit.statistics import Probe, View
+from cnnaudit.stream import Folding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+__all__ = ["measure"]
+
+_GROUPS = 64
+_FACTS = ("kernel", "stride", "padding", "dilation", "op", "groups", "units")
+
+
+def measure(
+    name: str,
+    *tensors: Tensor,
+    labels: Tensor | None = None,
+    confidence: float = 0.95,
+    estimand: str = "population",
+    seed: int = 0,
+    block: int = 16,
+    **facts_and_params: Any,
+) -> Estimate:
+    """Measure a metric on plain tensors.
+
+    Args:
+        name: ``"metric"`` or ``"metric.field"``.
+        tensors: One for each tap that the metric reads, in its order (``measure("branch_variance_share", skip,
+            branch)``): images first, then units, then positions; ``(images, units)`` is a map of one position.
+            Integer tensors are taken as already on a grid of ``levels`` levels, 0 to levels - 1.
+        labels: Class of each image, for metrics that need it.
+        confidence: Confidence of the two-sided intervals.
+        estimand: ``population``, or ``dataset`` where the metric's field allows it.
+        seed: Seed of the order of images and of sampled positions.
+        block: Images in a block; blocks are dealt to at most 64 groups.
+        facts_and_params: The site's facts (``kernel=``, ``stride=``, ``padding=``, ``dilation=`` as one number or one
+            for each dimension, ``op="max"``, ``"avg"``, ``"min"``, ``"stride"`` or ``"conv"``, ``groups=``, ``units=``)
+            and the metric's own parameters.
+
+    Returns:
+        The estimate; gates do not apply, the interval says how little few images tell.
+
+    Raises:
+        MetricError: the name, a parameter, a tensor or the labels do not fit the metric.
+    """
+    metric, field = _find(name)
+    data = [torch.as_tensor(t).detach() for t in tensors]
+    levels = facts_and_params.get("levels")
+    site = _site(metric, data, {k: facts_and_params.pop(k) for k in _FACTS if k in facts_and_params})
+    params = _params(metric, data, facts_and_params, levels)
+    why_not = metric.applies(site, field, params)
+    if why_not:
+        raise MetricError(f"{metric.name}.{field} does not apply: {why_not}")
+    y = _labels(metric, labels, len(data[0]))
+    probe = Probe(metric.reads, site, metric.taps, metric.options(params))
+    count = len(data[0])
+    groups = max(1, min(_GROUPS, -(-count // block)))
+    folding = Folding([probe], groups)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(data[0].device)
+    for number, ids in enumerate(order.split(block)):
+        taps = {tap: x[ids] for tap, x in zip(metric.taps, data, strict=True)}
+        folding.take(probe, View(taps, ids, None if y is None else y[ids], seed), number)
+        folding.end_of_block()
+    folding.finish()
+    found = metric.evaluate(folding.statistics[probe], site, params)[field]
+    if estimand == "dataset":
+        if not metric.fields[field].exact:
+            raise MetricError(f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value")
+        found = found.on_dataset()
+    lows, highs = found.interval(confidence)
+    mean = found.mean()
+    low, high = mean.interval(confidence)
+    return Estimate(
+        value=float(mean.value[0]),
+        low=float(low[0]),
+        high=float(high[0]),
+        unit=metric.fields[field].unit,
+        n_images=count,
+        units=tuple(np.asarray(found.value, dtype=float).tolist()),
+        lows=tuple(lows.tolist()),
+        highs=tuple(highs.tolist()),
+        kernels=tuple(range(len(found.value))),
+    )
+
+
+def _find(name: str) -> tuple[Metric, str]:
+    stem, _, field = name.partition(".")
+    metric = registry().get(stem)
+    if metric is None:
+        raise MetricError(f"there is no metric {stem!r}; there are {', '.join(registry())}")
+    if field and field not in metric.fields:
+        raise MetricError(f"{stem} has no field {field!r}; it has {', '.join(metric.fields)}")
+    return metric, field or next(iter(metric.fields))
+
+
+def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
+    if len(data) != len(metric.taps):
+        raise MetricError(f"{metric.name} reads {len(metric.taps)} tensor(s): {', '.join(metric.taps)}; got {len(data)}")
+    for x in data:
+        if x.dim() < 2 or not len(x):
+            raise MetricError(f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}")
+    if len({len(x) for x in data}) > 1:
+        raise MetricError(f"the tensors hold different numbers of images: {[len(x) for x in data]}")
+    op = facts.get("op", "max")
+    is_pool = op != "conv" and metric.at[0] is Op.POOL
+    spatial = tuple(data[0].shape[2:])
+
+    def each(fact: str, default: Any) -> tuple[int, ...]:
+        value = facts.get(fact, default)
+        return tuple(value) if isinstance(value, (tuple, list)) else (int(value),) * len(spatial)
+
+    kernel = each("kernel", 2) if metric.at[0] is Op.POOL else ()
+    groups = int(facts.get("groups", 1))
+    return Site(
+        path="tensors",
+        op=Op.CONV if op == "conv" else metric.at[0],
+        units=int(facts.get("units", data[0].shape[1])),
+        taps=MappingProxyType({tap: _tap(x) for tap, x in zip(metric.taps, data, strict=True)}),
+        kernel=kernel,
+        stride=each("stride", kernel) if kernel else (),
+        padding=each("padding", 0) if kernel else (),
+        dilation=each("dilation", 1) if kernel else (),
+        operator=str(op) if is_pool else "",
+        groups=groups,
+        downsamples=op == "conv",
+    )
+
+
+def _tap(x: Tensor) -> Tap:
+    return Tap("", tuple(x.shape[1:]), atoms=(0.0,), nonnegative=bool((x >= 0).all()))
+
+
+def _params(metric: Metric, data: list[Tensor], given: dict[str, Any], levels: int | None) -> dict[str, Any]:
+    """Validate the metric's parameters; on integer tensors ``levels`` is the grid of whatever quantises."""
+    grid = next((name for name in ("levels", "bins") if name in metric.params.model_fields), None)
+    if grid and not all(x.is_floating_point() for x in data):
+        if levels is None:
+            raise MetricError("integer tensors are taken as levels of a grid: say how many there are (levels=)")
+        worst = max(int(x.max()) for x in data)
+        if worst >= levels or min(int(x.min()) for x in data) < 0:
+            raise MetricError(f"integer tensors must hold levels 0 to {levels - 1}, found up to {worst}")
+        given = {k: v for k, v in given.items() if k != "levels"} | {grid: levels}
+    try:
+        return dict(metric.params(**given))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        known = ", ".join([*metric.params.model_fields, *_FACTS])
+        where = ".".join(map(str, problem["loc"]))
+        raise MetricError(f"{metric.name}: {where}: {problem['msg']}; it knows {known}") from error
+
+
+def _labels(metric: Metric, labels: Tensor | None, count: int) -> Tensor | None:
+    if not metric.labels:
+        return None
+    if labels is None:
+        raise MetricError(f"{metric.name} needs labels: pass labels=, one integer an image")
+    y = torch.as_tensor(labels)
+    if y.is_floating_point() or y.shape != (count,) or (count and int(y.min()) < 0):
+        raise MetricError(f"labels are {count} integers >= 0, one an image; got {y.dtype} of shape {tuple(y.shape)}")
+    return y.long()

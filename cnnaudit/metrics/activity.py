@@ -1,0 +1,90 @@
+"""How often and how strongly a kernel responds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field as Param
+
+from cnnaudit.intervals import Binomial, Normal, RareEvent, Uncertain
+from cnnaudit.metrics.base import Field, Need, metric, numbers
+from cnnaudit.site import Op, Site
+from cnnaudit.statistics import ActivityTally
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
+    if field != "dormant" and 0.0 not in site.taps["response"].atoms:
+        return "no activation here makes exact zeros, so none can be counted; activity.dormant applies"
+    return None
+
+
+def _images(need: Need) -> int:
+    if need.field == "dead":
+        return math.ceil(math.log(need.alpha) / math.log1p(-float(need.params["rate"])))
+    return 100
+
+
+@metric(
+    reads=ActivityTally,
+    at=Op.CONV,
+    taps="response",
+    fields={
+        "dead": Field("kernels", "1 where the kernel never fires, else 0", "lower", dataset=True, exact=True),
+        "apoz": Field("fraction", "average fraction of positions at exactly zero", "lower", exact=True),
+        "dormant": Field("ratio", "mean magnitude over the layer's mean", "higher", exact=True),
+    },
+    interval="dead: exact binomial; apoz, dormant: influence function over images",
+    cost="two whole-map reductions",
+    applies=_applies,
+    images=_images,
+)
+def activity(
+    tally: ActivityTally, site: Site, *, rate: Annotated[float, Param(gt=0, lt=1)] = 0.01
+) -> Mapping[str, Uncertain]:
+    """Dead, sparse and dormant kernels.
+
+    Definition. With A the response of a kernel (after its norm and activation):
+
+    - ``dead``: 1 where A is exactly zero at every position of every image, else 0. This is a claim about the
+      images that were read. With ``estimand: population`` it is the claim that fewer than ``rate`` of all
+      images activate the kernel, which 299 silent images decide for one kernel at 95 % and rate .01.
+    - ``apoz``: P(A = 0) over images and positions (average percentage of zeros; arXiv 1607.03250).
+    - ``dormant``: E|A| of the kernel over the mean of E|A| in its layer (arXiv 2302.12902, which calls a kernel
+      dormant at or below .025; a convention from reinforcement learning).
+
+    Unit and range. ``dead`` 0 or 1 for each kernel; ``apoz`` a fraction in [0, 1]; ``dormant`` a ratio >= 0.
+
+    Estimator and bias. Whole maps of all images, so ``dead`` and ``apoz`` are unbiased; ``dormant`` is a ratio
+    of means, biased by O(1 / images).
+
+    Interval. ``dead`` (population): exact binomial on the images that activate the kernel. ``apoz`` and
+    ``dormant``: influence function over images, normal.
+
+    Pitfalls. A kernel silent on these images may fire on others. Zeros mean something only where an
+    activation makes exact zeros (ReLU, ReLU6); elsewhere ``dead`` and ``apoz`` do not apply.
+    """
+    n = tally.n_images
+    value = {name: tally.total(name) for name in ("active", "zeros", "zeros2", "a", "a2", "a_mean", "mean", "mean2")}
+    share = value["zeros"] / (n * tally.positions)
+    share_var = value["zeros2"] / (n * tally.positions**2) - share**2
+    active = Binomial(numbers(value["active"]), n)
+    mean_a, mean = value["a"] / n, value["mean"] / n
+    score = mean_a / mean
+    # Influence of image i on a ratio of means: (a_i - score * abar_i) / E[abar].
+    second = (value["a2"] - 2 * score * value["a_mean"] + score**2 * value["mean2"]) / n
+    spread = second.clamp(min=0) / mean**2
+    return {
+        "dead": RareEvent(active, rate),
+        "apoz": Normal(numbers(share), _error(share_var, n), limits=(0.0, 1.0)),
+        "dormant": Normal(numbers(score), _error(spread, n), limits=(0.0, np.inf)),
+    }
+
+
+def _error(variance: Tensor, n: int) -> Any:
+    return np.sqrt(numbers(variance.clamp(min=0)) / max(n - 1, 1)) if n > 1 else np.full(len(variance), np.inf)

@@ -1,0 +1,209 @@
+"""What a metric is: a documented pure function of finished statistics, found by its file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import numpy as np
+from pydantic import ConfigDict, create_model
+
+from cnnaudit.intervals import Jackknife, Uncertain
+from cnnaudit.site import Op, Site
+from cnnaudit.statistics import Statistic
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["Field", "Gate", "Metric", "Need", "metric", "numbers", "registry"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One number that a metric returns for each unit.
+
+    Attributes:
+        unit: Physical unit: ``bits``, ``fraction``, ``ratio``.
+        summary: What it is, to be read after its name.
+        better: Whether ``higher`` or ``lower`` values are healthier; empty where neither is.
+        low, high: What a value below a ``min``, above a ``max`` means, and what to do about it.
+        dataset: True where "on these images" is the default claim; the population is elsewhere.
+        exact: True where every image's whole map is read, so that a claim about the data set can be made.
+    """
+
+    unit: str
+    summary: str
+    better: str = ""
+    low: tuple[str, str] = ("The value is below what the rule allows.", "Look at the worst units.")
+    high: tuple[str, str] = ("The value is above what the rule allows.", "Look at the worst units.")
+    dataset: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a metric knows before a batch is read and needs to judge how many images it takes."""
+
+    site: Site
+    field: str
+    classes: int
+    alpha: float
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Why a unit cannot be judged yet: images needed for each unit (0 where there are enough) and the reason."""
+
+    images: np.ndarray[Any, np.dtype[np.int64]]
+    reason: str
+
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with everything that the plan, the judge and the documentation know of it.
+
+    Attributes:
+        function: ``(statistic, site, **params) -> {field: Uncertain or Tensor}``; tensors where the interval
+            is a jackknife, which calls the function again without each group.
+        reads: The statistic.
+        at: Ops that the metric is for, the most usual first.
+        taps: Taps of the site that are read.
+        fields: What is returned, the default first.
+        interval: Name of the interval method, for people.
+        cost: What measuring adds to a forward pass, for people.
+        version: Rises whenever a value may change for the same input.
+        labels: True where labels are needed.
+        where: Which sites of those ops are meant at all.
+        applies: ``(site, field, params)`` -> why the field has no meaning at a site of its kind; None where it has.
+        images: Fewest images with which a verdict on the population is possible.
+        gate: What the counts themselves say about having enough.
+    """
+
+    function: Callable[..., Values]
+    reads: type[Statistic]
+    at: tuple[Op, ...]
+    taps: tuple[str, ...]
+    fields: Mapping[str, Field]
+    interval: str
+    cost: str
+    version: int
+    labels: bool
+    where: Callable[[Site], bool]
+    applies: Callable[[Site, str, Mapping[str, Any]], str | None]
+    images: Callable[[Need], int]
+    gate: Callable[[Statistic, Site, Mapping[str, Any]], Gate | None]
+
+    @property
+    def name(self) -> str:
+        """The metric's name in rules."""
+        return self.function.__name__
+
+    @property
+    def id(self) -> str:
+        """Name and version: values are comparable only where these agree."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def doc(self) -> str:
+        """The whole documentation."""
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def summary(self) -> str:
+        """First line of the documentation."""
+        return self.doc.partition("\n")[0]
+
+    @cached_property
+    def params(self) -> type[BaseModel]:
+        """The keyword-only arguments as a pydantic model that refuses unknown names."""
+        hints = get_type_hints(self.function, localns={"Tensor": Any}, include_extras=True)
+        fields: dict[str, Any] = {
+            name: (hints[name], parameter.default)
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+        config = ConfigDict(extra="forbid", frozen=True, strict=True)
+        return create_model(f"{self.name}_params", __config__=config, **fields)
+
+    def options(self, params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """Return the statistic's options: its own defaults, and the params that carry their names."""
+        known = self.reads.options
+        return tuple(sorted({name: params.get(name, known[name]) for name in known}.items()))
+
+    def evaluate(self, statistic: Statistic, site: Site, params: Mapping[str, Any]) -> dict[str, Uncertain]:
+        """Return every field with its uncertainty, one entry for each unit."""
+        whole = self.function(statistic.pooled(), site, **params)
+        if all(isinstance(value, Uncertain) for value in whole.values()):
+            return dict(whole)
+        groups = statistic.images.tolist()
+        occupied = [g for g, n in enumerate(groups) if n]
+        sizes = np.array([groups[g] for g in occupied], dtype=np.float64)
+        rest = [self.function(statistic.pooled(without=g), site, **params) for g in occupied if len(occupied) > 1]
+        return {
+            name: Jackknife(numbers(value), np.array([numbers(part[name]) for part in rest]), sizes)
+            for name, value in whole.items()
+        }
+
+
+def metric(
+    *,
+    reads: type[Statistic],
+    at: Op | tuple[Op, ...],
+    taps: str | tuple[str, ...],
+    fields: Mapping[str, Field],
+    interval: str,
+    cost: str,
+    version: int = 1,
+    labels: bool = False,
+    where: Callable[[Site], bool] = lambda site: True,  # noqa: ARG005
+    applies: Callable[[Site, str, Mapping[str, Any]], str | None] = lambda site, field, params: None,  # noqa: ARG005
+    images: Callable[[Need], int] = lambda need: 1,  # noqa: ARG005
+    gate: Callable[[Any, Site, Mapping[str, Any]], Gate | None] = lambda statistic, site, params: None,  # noqa: ARG005
+) -> Callable[[Callable[..., Values]], Metric]:
+    """Make a function a metric; see :class:`Metric` for the parameters."""
+
+    def make(function: Callable[..., Values]) -> Metric:
+        return Metric(
+            function=function,
+            reads=reads,
+            at=at if isinstance(at, tuple) else (at,),
+            taps=taps if isinstance(taps, tuple) else (taps,),
+            fields=MappingProxyType(dict(fields)),
+            interval=interval,
+            cost=cost,
+            version=version,
+            labels=labels,
+            where=where,
+            applies=applies,
+            images=images,
+            gate=gate,
+        )
+
+    return make
+
+
+@cache
+def registry() -> Mapping[str, Metric]:
+    """Return every metric by name: each file of this package that holds one, no list to edit."""
+    package = importlib.import_module("cnnaudit.metrics")
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        for value in vars(importlib.import_module(f"cnnaudit.metrics.{module.name}")).values():
+            if isinstance(value, Metric):
+                found[value.name] = value
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def numbers(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return a tensor of unit values as a float64 array of shape (units,)."""
+    return np.atleast_1d(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64))

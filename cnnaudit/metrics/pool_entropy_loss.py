@@ -1,0 +1,135 @@
+"""How much of a window's entropy a pool throws away at a stated resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field as Param
+
+from cnnaudit.information import entropy
+from cnnaudit.lazy import torch
+from cnnaudit.metrics.base import Field, Gate, metric
+from cnnaudit.site import Op, Site
+from cnnaudit.statistics import WindowHistogram, Windows
+from cnnaudit.statistics.window_histogram import CELLS, cell_levels, default_levels, pooled_level
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Estimator = Literal["chao_shen", "grassberger", "miller_madow", "plugin"]
+_OPERATORS = ("max", "avg", "min", "stride")
+
+
+def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
+    if not site.kernel:
+        return "its windows differ in shape (adaptive pooling of a size that does not divide)"
+    windows = Windows.of(site)
+    if windows.total == 0:
+        return "every window touches padding"
+    if 2**windows.entries > CELLS:
+        return f"a joint histogram of {windows.entries} values does not fit {CELLS} cells"
+    levels = params.get("levels") or default_levels(site)
+    if levels**windows.entries > CELLS:
+        return f"{levels} levels of {windows.entries} values do not fit {CELLS} cells; use {default_levels(site)}"
+    if field == "density_ratio" and not windows.blocks:
+        return "the output has no neighbours to take together"
+    if field == "density_ratio" and levels ** (2 ** len(windows.spatial)) > CELLS:
+        return f"{levels} levels of {2 ** len(windows.spatial)} neighbours do not fit {CELLS} cells"
+    return None
+
+
+def _gate(counts: WindowHistogram, site: Site, params: Mapping[str, Any]) -> Gate | None:
+    if params.get("estimator") == "plugin":
+        return None
+    cells = counts.counts("windows")
+    if cells is None:
+        return None
+    total = cells.sum(1).double()
+    wanted = 5 * (cells > 0).sum(1)
+    singletons = (cells == 1).sum(1) * 10
+    short = torch.maximum(wanted, singletons).double() / total.clamp(min=1)
+    needed = torch.where(short > 1, (short * counts.n_images).ceil(), 0.0)
+    return Gate(np.asarray(needed.cpu(), dtype=np.int64), "too few windows for the cells that occur")
+
+
+@metric(
+    reads=WindowHistogram,
+    at=Op.POOL,
+    taps="input",
+    fields={
+        "relative": Field("fraction", "share of the window's entropy that is lost", "lower"),
+        "bits": Field("bits/window", "entropy that is lost", "lower"),
+        "density_ratio": Field("ratio", "entropy per value after the pool over that before", "higher"),
+        "relative_max": Field("fraction", "relative loss had it been max pooling", "lower"),
+        "relative_avg": Field("fraction", "relative loss had it been average pooling", "lower"),
+        "relative_min": Field("fraction", "relative loss had it been min pooling", "lower"),
+        "relative_stride": Field("fraction", "relative loss had it taken the first value", "lower"),
+    },
+    interval="delete-a-group jackknife over images",
+    cost="a row gather of the sampled windows and a joint histogram",
+    applies=_applies,
+    gate=_gate,
+    images=lambda need: 50,  # noqa: ARG005
+)
+def pool_entropy_loss(
+    counts: WindowHistogram,
+    site: Site,
+    *,
+    levels: Annotated[int, Param(ge=2, le=64)] | None = None,
+    windows: Annotated[int, Param(ge=1)] = 64,
+    estimator: Estimator = "chao_shen",
+) -> Mapping[str, Tensor]:
+    """Entropy that a pooling operator loses in one window of one kernel, at a stated resolution.
+
+    Definition. The window W is quantised to ``levels`` levels (equiprobable on the calibration images, exact
+    zero a level of its own); the operator acts on the quantised values and its result P is quantised on the
+    same grid. P is then a function of W, and the loss is H(W | P) = H(W) - H(P) exactly (arXiv 1203.6791).
+    ``bits`` is that loss, ``relative`` is it over H(W). ``relative_max``, ``_avg``, ``_min``, ``_stride`` are
+    the relative losses that these operators would have on the same windows. ``density_ratio`` is the entropy
+    per value of 2x2 neighbouring outputs over that of 2x2 neighbouring inputs: above 1 the pool made the map
+    denser.
+
+    Unit and range. ``relative`` in [0, 1]; bits per window in [0, H(W)]; ``density_ratio`` >= 0. One value for
+    each kernel. The number of levels belongs to the value: other levels give other numbers, and a 3x3 window
+    (2 levels) is not comparable with a 2x2 window (8 levels).
+
+    Estimator and bias. Chao-Shen; the plug-in would understate H(W) and so the loss. ``estimator: plugin`` is
+    for exact enumerations. The mean over kernels bounds the joint loss per kernel from above.
+
+    Interval. Delete-a-group jackknife over images: the windows of one image are not independent.
+
+    Pitfalls. Gate: at least 5 windows for each occupied cell, fewer than 10 % of windows alone in their cell.
+    Windows that touch padding are left out; overlapping windows are each counted whole, so their losses do not
+    add up. A kernel that never varies has no entropy to lose: 0 / 0, undecided.
+    """
+    joint = counts.counts("windows")
+    if joint is None:
+        raise ValueError("nothing was folded")
+    edge, centre = counts.calibration["edges"], counts.calibration["centres"]
+    whole = entropy(joint, estimator)
+    cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device).expand(len(joint), -1, -1)
+    kept = {name: _pooled_entropy(joint, cells, name, edge, centre, estimator) for name in _OPERATORS}
+    lost = {name: (whole - h).clamp(min=0) for name, h in kept.items()}
+    found = {
+        "relative": lost[site.operator] / whole,
+        "bits": lost[site.operator],
+        "density_ratio": _density_ratio(counts, whole, estimator),
+    }
+    return found | {f"relative_{name}": loss / whole for name, loss in lost.items()}
+
+
+def _pooled_entropy(
+    joint: Tensor, cells: Tensor, operator: str, edge: Tensor, centre: Tensor, estimator: Estimator
+) -> Tensor:
+    level = pooled_level(cells, operator, edge, centre)
+    result = torch.zeros(centre.shape, dtype=torch.float64, device=joint.device)
+    return entropy(result.scatter_add(1, level, joint.double()), estimator)
+
+
+def _density_ratio(counts: WindowHistogram, like: Tensor, estimator: Estimator) -> Tensor:
+    outputs, inputs = counts.counts("outputs"), counts.counts("inputs")
+    if outputs is None or inputs is None:
+        return torch.full_like(like, torch.nan)
+    return entropy(outputs, estimator) / entropy(inputs, estimator)

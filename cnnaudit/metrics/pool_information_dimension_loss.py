@@ -1,0 +1,86 @@
+"""What share of the active values a downsampling cannot carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field as Param
+
+from cnnaudit.intervals import Normal, Uncertain
+from cnnaudit.metrics.base import Field, metric, numbers
+from cnnaudit.site import Op, Site
+from cnnaudit.statistics import WindowActivity, Windows
+from cnnaudit.statistics.window_activity import OPERATORS, tile
+
+
+def _where(site: Site) -> bool:
+    return site.op is Op.POOL or (site.downsamples and not site.transposed)
+
+
+def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
+    if not site.kernel:
+        return "its windows differ in shape (adaptive pooling of a size that does not divide)"
+    if Windows.of(tile(site)).total == 0:
+        return "every window touches padding"
+    if site.op is not Op.POOL and field != "loss":
+        return "a convolution has no other pooling operator to compare with"
+    return None
+
+
+@metric(
+    reads=WindowActivity,
+    at=(Op.POOL, Op.CONV),
+    taps="input",
+    fields={
+        "loss": Field("fraction", "share of active values that the operator cannot carry", "lower"),
+        "max": Field("fraction", "the same had it been max pooling", "lower"),
+        "avg": Field("fraction", "the same had it been average pooling", "lower"),
+        "min": Field("fraction", "the same had it been min pooling", "lower"),
+        "stride": Field("fraction", "the same had it taken the first value of each window", "lower"),
+    },
+    interval="linearised ratio over images",
+    cost="a row gather of the sampled windows",
+    where=_where,
+    applies=_applies,
+    images=lambda need: 50,  # noqa: ARG005
+)
+def pool_information_dimension_loss(
+    tally: WindowActivity,
+    site: Site,
+    *,
+    windows: Annotated[int, Param(ge=1)] = 64,
+) -> Mapping[str, Uncertain]:
+    """Relative information loss of a pool or strided convolution, without any grid: it only counts.
+
+    Definition. In a window W let m be the number of different active values (no exact zero of a ReLU, no 6 of a
+    ReLU6). As the grid becomes fine, H(W | result) / H(W) tends to E[d(W | result)] / E[d(W)] with d the
+    information dimension (Geiger & Kubin, arXiv 1203.6791): d(W) = m, and one active result keeps one of them.
+    Hence loss = 1 - P(result is active) / E[m]: max and average 1 - P(m >= 1) / E[m], min
+    1 - P(all active) / E[m], stride 1 - P(first active) / E[m]. For a strided convolution W is the tile of its
+    stride over the input channels of one group, and a group of c output channels keeps at most c of the active
+    values that its kernel reaches: loss = 1 - E[min(m reached, c)] / E[m], a lower bound of what is lost.
+
+    Unit and range. Fraction in [0, 1], one value for each kernel of a pool, for each channel group of a
+    convolution. Dense maps lose 1 - 1/4 under every 2x2 operator; sparse ones little under max.
+
+    Estimator and bias. Ratio of sums over images of ``windows`` sampled windows a map; bias O(1 / images).
+
+    Interval. Linearised ratio z_i = kept_i - (1 - loss) * read_i over images, normal.
+
+    Pitfalls. Windows that touch padding are left out. It assumes that active values vary independently of each
+    other in the sense of having a joint density, and ignores the log2 k bits of where the maximum was. Where a
+    kernel is never active the ratio is 0 / 0 and undecided.
+    """
+    n = tally.n_images
+    read, read2 = tally.total("read"), tally.total("read2")
+    kept, kept2, cross = tally.total("kept"), tally.total("kept2"), tally.total("kept_read")
+    ratio = kept / read
+    second = (kept2 - 2 * ratio * cross + ratio**2 * read2).clamp(min=0) / n
+    error = second.sqrt() / (read / n) / np.sqrt(max(n - 1, 1)) if n > 1 else ratio * np.inf
+    losses = [Normal(numbers(1 - r), numbers(e), limits=(0.0, 1.0)) for r, e in zip(ratio, error, strict=True)]
+    if site.op is not Op.POOL:
+        return {"loss": losses[0]}
+    by_operator = dict(zip(OPERATORS, losses, strict=True))
+    return {"loss": by_operator[site.operator], **by_operator}

@@ -1,0 +1,228 @@
+"""The whole way from a spec to a report, and from plain tensors to an estimate."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import platform
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from cnnaudit.errors import LoadError
+from cnnaudit.graph import capture
+from cnnaudit.judge import decide
+from cnnaudit.load import Block, Images, Trust, load_model, open_images
+from cnnaudit.metrics import registry, vocabulary
+from cnnaudit.plan import Plan, make_plan
+from cnnaudit.result import Report
+from cnnaudit.spec import Spec, from_mapping
+from cnnaudit.spec import load as load_spec
+from cnnaudit.stream import sweep
+from cnnaudit.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor, nn
+
+    from cnnaudit.graph import ModelGraph
+
+__all__ = ["Prepared", "audit", "prepare", "read_spec"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before the first block is folded.
+
+    Attributes:
+        spec: The rules.
+        model: The live model, in whatever mode it came.
+        graph: The captured model with its sites.
+        plan: What will be measured and decided.
+        images: The data.
+        blocks: The images in the order of the audit, the first block included.
+        classes: Number of classes, 0 without labels.
+        device: Where it runs.
+    """
+
+    spec: Spec
+    model: nn.Module
+    graph: ModelGraph
+    plan: Plan
+    images: Images
+    blocks: Iterable[Block]
+    classes: int
+    device: torch.device
+
+
+def read_spec(spec: str | Path | Spec | Mapping[str, Any]) -> Spec:
+    """Read a rule file, or take rules that Python gives.
+
+    Raises:
+        SpecError: with every mistake that was found.
+    """
+    if isinstance(spec, Spec):
+        return spec
+    if isinstance(spec, Mapping):
+        return from_mapping(spec, vocabulary())
+    return load_spec(spec, vocabulary())
+
+
+def prepare(
+    spec: str | Path | Spec | Mapping[str, Any],
+    *,
+    model: nn.Module | None = None,
+    data: Any = None,
+    allow_imports: Iterable[str] = (),
+    device: str | torch.device | None = None,
+) -> Prepared:
+    """Read the spec, open model and data, capture the graph and plan the checks; one block is read.
+
+    Raises:
+        CnnAuditError: any of it is wrong; see :mod:`cnnaudit.errors`.
+    """
+    spec = read_spec(spec)
+    trust = Trust.here(allow_imports)
+    if model is None:
+        if spec.model is None:
+            raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
+        model = load_model(spec.model, spec.weights, trust)
+    if device is not None:
+        model = model.to(device)
+    where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    if data is None and spec.data is None:
+        raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
+    images = open_images(spec.data if data is None else data, trust)
+    sampling = spec.sampling
+    rest = (block.to(where) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
+    first = next(rest)
+    example = first.images if len(first.images) > 1 else first.images.expand(2, *first.images.shape[1:])
+    graph = capture(model, example)
+    classes = _classes(images, graph, first)
+    known = [n for n in (images.count, sampling.max_images) if n is not None]
+    count = min(known) if images.count is not None else None
+    plan = make_plan(spec, graph.sites, classes=classes, labelled=images.labelled, n_images=count)
+    return Prepared(spec, model, graph, plan, images, itertools.chain([first], rest), classes, where)
+
+
+def audit(
+    spec: str | Path | Spec | Mapping[str, Any],
+    *,
+    model: nn.Module | None = None,
+    data: Any = None,
+    allow_imports: Iterable[str] = (),
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Report:
+    """Judge a trained network by a spec's rules.
+
+    The model is left as it was: modes, buffers, hooks, gradients and random state.
+
+    Args:
+        spec: Path of a rule file, or rules from Python with the same keys.
+        model: A live model instead of the spec's.
+        data: Data instead of the spec's: ``(images, labels)`` arrays, a map-style dataset, or an iterable of
+            batches ``(images, labels)`` such as a DataLoader.
+        allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
+        device: Where to run; by default where the model is. A model that is moved stays there.
+        progress: Show a progress bar on stderr where that is a terminal.
+
+    Returns:
+        The report; ``report.passed`` is True where the command line would exit with 0.
+
+    Raises:
+        CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
+    """
+    prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
+    spec, plan = prepared.spec, prepared.plan
+    statistics = sweep(
+        prepared.graph,
+        plan.probes,
+        _counted(prepared) if progress else prepared.blocks,
+        groups=plan.groups,
+        size=spec.sampling.block,
+        seed=spec.sampling.seed,
+        reference=prepared.model,
+    )
+    verdicts = decide(plan, statistics, spec, classes=prepared.classes)
+    return Report(
+        spec={"path": spec.name, "sha256": spec.sha256, "rules": [rule.id for rule in spec.rules]},
+        model=_model_facts(prepared),
+        data=prepared.images.facts,
+        settings=_settings(prepared),
+        verdicts=verdicts,
+        notes=_notes(prepared),
+    )
+
+
+def _classes(images: Images, graph: ModelGraph, first: Block) -> int:
+    if not images.labelled or first.labels is None:
+        return 0
+    if images.classes is not None:
+        return images.classes
+    head = next((site for site in graph.sites if site.op == "head"), None)
+    return max(int(first.labels.max()) + 1, head.units if head else 0)
+
+
+def _counted(prepared: Prepared) -> Iterator[Block]:
+    limit, count = prepared.spec.sampling.max_images, prepared.images.count
+    known = [n for n in (limit, count) if n is not None]
+    with tqdm(total=min(known) if known else None, unit=" images", file=sys.stderr, disable=None, leave=False) as bar:
+        for block in prepared.blocks:
+            yield block
+            bar.update(len(block.images))
+
+
+def _model_facts(prepared: Prepared) -> dict[str, Any]:
+    spec, digest = prepared.spec, hashlib.sha256()
+    for name, tensor in prepared.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {
+        "source": spec.model.written if spec.model else f"a {type(prepared.model).__name__} from Python",
+        "weights": spec.weights.written if spec.weights else "",
+        "sha256": digest.hexdigest(),
+        "sites": dict(sorted(Counter(str(site.op) for site in prepared.graph.sites).items())),
+        "input_shape": list(prepared.graph.input_shape),
+    }
+
+
+def _settings(prepared: Prepared) -> dict[str, Any]:
+    spec, sampling = prepared.spec, prepared.spec.sampling
+    return {
+        "undecided": spec.undecided,
+        "seed": sampling.seed,
+        "confidence": sampling.confidence,
+        "block": sampling.block,
+        "max_images": sampling.max_images,
+        "max_memory": sampling.max_memory,
+        "groups": prepared.plan.groups,
+        "statistics_bytes": prepared.plan.bytes,
+        "metrics": sorted({check.metric.id for check in prepared.plan.checks}),
+        "device": str(prepared.device),
+        "threads": torch.get_num_threads(),
+        "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+        "cnnaudit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _notes(prepared: Prepared) -> tuple[str, ...]:
+    notes = []
+    if prepared.images.order == "as given":
+        notes.append("The data was read in the order it gave, not in a random one: intervals suppose that it is mixed.")
+    sampled = [p for p in prepared.plan.probes if p.kernels is not None]
+    if sampled:
+        fewest = min(len(p.units) for p in sampled)
+        notes.append(f"Memory did not reach for all kernels: at {len(sampled)} places as few as {fewest} were sampled.")
+    return tuple(notes)
+
+

@@ -1,0 +1,156 @@
+"""Rules x sites -> checks: every name and parameter is resolved before a batch is read."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cnnaudit.errors import MetricError
+from cnnaudit.metrics import Metric, Need, registry
+from cnnaudit.spec.glob import matches
+from cnnaudit.statistics import Probe, sample_kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnnaudit.site import Site
+    from cnnaudit.spec import Rule, Spec
+
+__all__ = ["GROUPS", "Check", "Plan", "make_plan"]
+
+GROUPS = 64
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule at one site; ``probe`` is None where the metric does not apply, and ``reason`` says why."""
+
+    rule: Rule
+    metric: Metric
+    site: Site
+    probe: Probe | None
+    reason: str = ""
+
+    @property
+    def on_dataset(self) -> bool:
+        """True where the claim is about the images read, not about the population behind them."""
+        if self.rule.estimand is None:
+            return self.metric.fields[self.rule.field].dataset
+        return self.rule.estimand == "dataset"
+
+    def images(self, classes: int, alpha: float) -> int:
+        """Return the fewest images with which a verdict is possible."""
+        if self.on_dataset:
+            return 1
+        return self.metric.images(Need(self.site, self.rule.field, classes, alpha, self.rule.params))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be measured and decided.
+
+    Attributes:
+        checks: In the order of the rules, and of the sites in the network.
+        absent: Rules that select nothing, each with a message that names near misses.
+        probes: What is read; checks with equal probes share one.
+        groups: Number of groups of blocks.
+        bytes: Memory that the statistics will take.
+    """
+
+    checks: tuple[Check, ...]
+    absent: tuple[tuple[Rule, str], ...]
+    probes: tuple[Probe, ...]
+    groups: int
+    bytes: int
+
+
+def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool, n_images: int | None) -> Plan:
+    """Resolve a spec against a network's sites.
+
+    Args:
+        spec: The rules.
+        sites: The sites of the network.
+        classes: Number of classes.
+        labelled: Whether the data has labels.
+        n_images: Number of images that will be read, None where that is unknown.
+
+    Raises:
+        MetricError: a rule needs labels and the data has none, or memory does not reach for one kernel.
+    """
+    checks: list[Check] = []
+    absent: list[tuple[Rule, str]] = []
+    for rule in spec.rules:
+        metric = registry()[rule.metric]
+        if metric.labels and not labelled:
+            raise MetricError(
+                f"{spec.place(rule)}: rule {rule.id!r} measures {metric.name}, which needs labels, and the data "
+                "has none: give the data a `labels` array or have the iterable yield (images, labels)"
+            )
+        selected = [site for site in sites if _selects(rule, metric, site)]
+        if not selected:
+            absent.append((rule, _near_misses(rule, metric, sites)))
+        checks += [_check(rule, metric, site) for site in selected]
+    groups = GROUPS if n_images is None else max(1, min(GROUPS, -(-n_images // spec.sampling.block)))
+    checks = _fit(checks, groups, classes, spec.sampling.max_memory, spec.sampling.seed)
+    probes = tuple(dict.fromkeys(check.probe for check in checks if check.probe is not None))
+    return Plan(tuple(checks), tuple(absent), probes, groups, _bytes(probes, groups, classes))
+
+
+def _selects(rule: Rule, metric: Metric, site: Site) -> bool:
+    ops = (rule.op,) if rule.op else metric.at
+    return site.op in ops and metric.where(site) and any(matches(pattern, site.path) for pattern in rule.at)
+
+
+def _check(rule: Rule, metric: Metric, site: Site) -> Check:
+    reason = metric.applies(site, rule.field, rule.params)
+    if reason is not None:
+        return Check(rule, metric, site, None, reason)
+    return Check(rule, metric, site, Probe(metric.reads, site, metric.taps, metric.options(rule.params)))
+
+
+def _near_misses(rule: Rule, metric: Metric, sites: Sequence[Site]) -> str:
+    ops = " or ".join((rule.op,) if rule.op else metric.at)
+    pattern = " or ".join(repr(p) for p in rule.at)
+    meant = [site for site in sites if site.op in ((rule.op,) if rule.op else metric.at) and metric.where(site)]
+    others = [site for site in sites if any(matches(p, site.path) for p in rule.at)]
+    if not meant:
+        return f"the network has no {ops} site that {metric.name} could be measured at"
+    paths = [site.path for site in meant]
+    close = [p for wanted in rule.at for p in difflib.get_close_matches(wanted, paths, n=3, cutoff=0.4)]
+    named = ", ".join(dict.fromkeys(close or paths[:3]))
+    found = f"it matches {len(others)} other site(s), such as {others[0].path} ({others[0].op}); " if others else ""
+    return f"at: {pattern} matches no {ops} site; {found}the network has {len(meant)}, among them {named}"
+
+
+def _bytes(probes: Sequence[Probe], groups: int, classes: int) -> int:
+    return sum(probe.statistic.size(probe, groups, classes) for probe in probes)
+
+
+def _fit(checks: list[Check], groups: int, classes: int, budget: int, seed: int) -> list[Check]:
+    """Return the checks with kernels sampled by hash where the byte budget does not reach for all of them."""
+
+    def capped(cap: int) -> list[Check]:
+        return [replace(c, probe=None if c.probe is None else _cap(c.probe, cap, seed)) for c in checks]
+
+    def total(found: list[Check]) -> int:
+        return _bytes(tuple(dict.fromkeys(c.probe for c in found if c.probe is not None)), groups, classes)
+
+    if total(checks) <= budget:
+        return checks
+    low, high = 1, max(c.site.units for c in checks)
+    if total(capped(low)) > budget:
+        raise MetricError(
+            f"sampling.max_memory of {budget:,} bytes does not reach even for one kernel a site: "
+            f"{total(capped(low)):,} bytes are needed"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(capped(middle)) <= budget else (low, middle)
+    return capped(low)
+
+
+def _cap(probe: Probe, cap: int, seed: int) -> Probe:
+    if not probe.statistic.sampled_kernels or probe.site.units <= cap:
+        return probe
+    return replace(probe, kernels=sample_kernels(probe.site.path, seed, probe.site.units, cap))

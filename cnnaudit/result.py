@@ -1,0 +1,222 @@
+"""What an audit found: plain data, no torch, one JSON form from which every report is rendered."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from cnnaudit.errors import EvidenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SCHEMA_VERSION", "Estimate", "Outcome", "Report", "UnitCounts", "Verdict"]
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """What a rule came to at one site."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+    NOT_APPLICABLE = "not_applicable"
+    ERROR = "error"
+
+
+# The order in which outcomes decide for a whole rule, and rules for a whole audit.
+_GRAVITY = (Outcome.ERROR, Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS, Outcome.NOT_APPLICABLE)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number with its interval.
+
+    Attributes:
+        value: Mean of ``units``.
+        low, high: Two-sided interval of ``value`` at the confidence asked for.
+        unit: Physical unit of the value: ``bits``, ``fraction``, ...
+        n_images: Images that were read.
+        units: One value for each unit (kernel), or the one value of the site.
+        lows, highs: Two-sided interval of each unit.
+        kernels: Which kernels ``units`` speaks of; all of them unless memory forced a sample.
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    n_images: int
+    units: tuple[float, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
+    kernels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """How many units a verdict speaks of, and how many of them violate the bound or are undecided."""
+
+    total: int = 0
+    failing: int = 0
+    undecided: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One rule at one site.
+
+    Attributes:
+        rule, line, severity, why, refs: As the rule file says.
+        metric, field, unit: What was measured, in which unit.
+        op, site: Where; ``site`` is empty when the rule selected nothing.
+        outcome: What it came to.
+        value, low, high: The deciding unit's value and two-sided interval (for ``reduce: mean`` the mean's).
+        bound, side: The bound that decided, and whether it is a ``min`` or a ``max``.
+        n_images: Images read; ``n_needed``: images that would probably decide, 0 where that is unknown.
+        units: Counts over the units of the site.
+        worst: The worst units, as ``(kernel, value, low, high)``.
+        detail: One sentence: what this means.
+        advice: One sentence: what to do next; empty for a PASS.
+    """
+
+    rule: str
+    line: int
+    severity: str
+    metric: str
+    field: str
+    unit: str
+    op: str
+    site: str
+    outcome: Outcome
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bound: float | None = None
+    side: str = ""
+    reduce: str = "every"
+    share: float = 1.0
+    n_images: int = 0
+    n_needed: int = 0
+    units: UnitCounts = UnitCounts()
+    worst: tuple[tuple[int, float, float, float], ...] = ()
+    why: str = ""
+    refs: tuple[str, ...] = ()
+    detail: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All verdicts of one audit with what is needed to read them years later.
+
+    Attributes:
+        spec: ``path``, ``sha256`` of the rule file, and the ids of its rules in their order.
+        model: ``source``, ``weights``, ``sha256`` of the parameters and buffers, ``sites`` by op.
+        data: ``source``, ``sha256`` of the images and labels read, ``n_images``, ``order``.
+        settings: Everything that decides a number: seed, confidence, block, groups, device, versions.
+        verdicts: One entry for each rule and site.
+    """
+
+    spec: Mapping[str, Any]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def outcome(self, rule: str) -> Outcome:
+        """Return what a rule came to over all its sites: the gravest outcome of any site."""
+        found = {v.outcome for v in self.verdicts if v.rule == rule}
+        return next((o for o in _GRAVITY if o in found), Outcome.NOT_APPLICABLE)
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 a rule failed, 2 could not evaluate, 3 undecided where the spec says that fails."""
+        if not self.verdicts or any(v.outcome is Outcome.ERROR for v in self.verdicts):
+            return 2
+        binding = {v.outcome for v in self.verdicts if v.severity == "error"}
+        if Outcome.FAIL in binding:
+            return 1
+        if Outcome.UNDECIDED in binding and self.settings.get("undecided", "fail") == "fail":
+            return 3
+        return 0
+
+    @property
+    def passed(self) -> bool:
+        """True where the command line would exit with 0."""
+        return self.exit_code == 0
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts over rules and over verdicts, and the exit code."""
+        rules = Counter(self.outcome(rule) for rule in self.spec.get("rules", ()))
+        verdicts = Counter(v.outcome for v in self.verdicts)
+        return {
+            "exit_code": self.exit_code,
+            "passed": self.passed,
+            "rules": {str(o): rules[o] for o in Outcome},
+            "verdicts": {str(o): verdicts[o] for o in Outcome},
+        }
+
+    def to_json(self) -> str:
+        """Return the report as JSON with sorted keys; numbers that do not exist are ``null``."""
+        body = {
+            "schema_version": SCHEMA_VERSION,
+            "summary": self.summary,
+            "spec": dict(self.spec),
+            "model": dict(self.model),
+            "data": dict(self.data),
+            "settings": dict(self.settings),
+            "notes": list(self.notes),
+            "verdicts": [asdict(v) for v in self.verdicts],
+        }
+        return json.dumps(_finite(body), indent=2, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read a report back.
+
+        Raises:
+            EvidenceError: the text is not a report of this schema version.
+        """
+        try:
+            body = json.loads(text)
+            version = body["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceError("this is not a cnnaudit report: it has no schema_version") from error
+        if version != SCHEMA_VERSION:
+            raise EvidenceError(f"report has schema_version {version}, this cnnaudit reads {SCHEMA_VERSION}")
+        return cls(
+            spec=body["spec"],
+            model=body["model"],
+            data=body["data"],
+            settings=body["settings"],
+            notes=tuple(body["notes"]),
+            verdicts=tuple(_verdict(entry) for entry in body["verdicts"]),
+        )
+
+
+def _verdict(entry: dict[str, Any]) -> Verdict:
+    entry = dict(entry)
+    entry["outcome"] = Outcome(entry["outcome"])
+    entry["units"] = UnitCounts(**entry["units"])
+    entry["worst"] = tuple(tuple(math.nan if x is None else x for x in row) for row in entry["worst"])
+    entry["refs"] = tuple(entry["refs"])
+    return Verdict(**entry)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a number that does not exist is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,30 @@
+"""Rule files: YAML text -> a frozen `Spec` with line numbers. Never imports what a spec names."""
+
+from cnnaudit.spec import glob
+from cnnaudit.spec.reader import from_mapping, load, loads
+from cnnaudit.spec.model import Estimand, IfAbsent, Reduce, Rule, Sampling, Severity, Spec, Undecided
+from cnnaudit.spec.schema import json_schema
+from cnnaudit.spec.source import Kind, Role, Source, resolve
+from cnnaudit.spec.vocabulary import MetricEntry, Vocabulary
+
+__all__ = [
+    "Estimand",
+    "IfAbsent",
+    "Kind",
+    "MetricEntry",
+    "Reduce",
+    "Role",
+    "Rule",
+    "Sampling",
+    "Severity",
+    "Source",
+    "Spec",
+    "Undecided",
+    "Vocabulary",
+    "from_mapping",
+    "glob",
+    "json_schema",
+    "load",
+    "loads",
+    "resolve",
+]

@@ -1,0 +1,305 @@
+"""What may be written in a rule file, and what it means.
+
+`File`, `RuleEntry`, `Sampling` and `Load` are the file's shape: pydantic checks it against them, and
+editors show their descriptions as help. `Spec` and `Rule` are its meaning, with every default, name and
+path resolved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from cnnaudit.site import Op  # noqa: TC001 - pydantic reads the annotations of fields when the class is made
+from cnnaudit.spec import glob
+from cnnaudit.spec.messages import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cnnaudit.spec.source import Source
+
+__all__ = [
+    "Estimand",
+    "File",
+    "IfAbsent",
+    "Load",
+    "Reduce",
+    "Rule",
+    "RuleEntry",
+    "Sampling",
+    "Severity",
+    "Spec",
+    "Undecided",
+]
+
+Undecided: TypeAlias = Literal["fail", "pass"]
+Reduce: TypeAlias = Literal["every", "mean"]
+Severity: TypeAlias = Literal["error", "warning", "note"]
+Estimand: TypeAlias = Literal["population", "dataset"]
+IfAbsent: TypeAlias = Literal["error", "skip"]
+
+_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_MEMORY = r"^[0-9]{1,12}(\.[0-9]{1,9})? ?(KB|MB|GB|KiB|MiB|GiB)$"
+
+
+def _bytes(value: Any) -> Any:
+    """``"1.5 GiB"`` as a number of bytes; what is not text is left for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(_MEMORY, value)
+    if match is None:
+        raise ValueError(f"max_memory is a number of bytes or text such as 512MiB or 1GiB, not {quoted(value)}")
+    unit = match[2]
+    return int(float(value.removesuffix(unit)) * _BYTES[unit])
+
+
+def _fraction(value: Any, info: ValidationInfo) -> Any:
+    """Catch a percentage, the likeliest slip in a fraction."""
+    if isinstance(value, int | float) and 1 < value <= 100:
+        raise ValueError(f"{info.field_name} is a fraction between 0 and 1; did you mean {value / 100:g}?")
+    return value
+
+
+def _several(value: Any) -> Any:
+    """One glob is a list of one."""
+    if value == []:
+        raise ValueError("at selects nothing: give at least one glob, or leave it out")
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Fraction = BeforeValidator(_fraction)
+_Glob: TypeAlias = Annotated[str, AfterValidator(glob.check)]
+_Globs: TypeAlias = Annotated[
+    tuple[_Glob, ...],
+    BeforeValidator(_several),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+_Memory: TypeAlias = Annotated[
+    int,
+    Field(ge=1),
+    BeforeValidator(_bytes),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _MEMORY}]}),
+]
+_Bound: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Written(BaseModel):
+    """Strict: text is not a number, a boolean is not a number, and an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Load(_Written):
+    """A model or data that needs arguments."""
+
+    load: str = Field(
+        description="What to load, in any of the forms that can be written alone.",
+        examples=["model.py:build"],
+    )
+    kwargs: dict[str, JsonValue] = Field(
+        default={}, description="Keyword arguments: plain values only.", examples=[{"channels": 16}]
+    )
+
+
+_Source: TypeAlias = Annotated[
+    Annotated[str, Tag("text")] | Annotated[Load, Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "text"),
+]
+
+
+class Sampling(_Written):
+    """Which images are read, and how sure a verdict must be."""
+
+    max_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="Read at most so many images; all of them by default.",
+        examples=[1024],
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the order of images and of sampled positions.")
+    confidence: Annotated[float, Field(gt=0.5, lt=1), _Fraction] = Field(
+        default=0.95, description="Confidence of intervals; a bound is decided one-sided at 1 - confidence."
+    )
+    block: int = Field(default=16, ge=2, description="Images in one forward pass, whatever the loader's batch size.")
+    max_memory: _Memory = Field(
+        default=2**30,
+        description="Memory for statistics, in bytes or as 512MiB or 1GiB.",
+        examples=["1GiB", "512MiB"],
+    )
+
+
+class RuleEntry(_Written):
+    """One expectation about the network."""
+
+    id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        max_length=100,
+        description="Name of the rule, unique in the file. Default: the metric's name as written.",
+        examples=["kernels-tell-classes-apart"],
+    )
+    why: str = Field(default="", description="Why the rule is there; shown when it fails.")
+    metric: str = Field(
+        description="What is measured: a metric, or metric.field for one of its fields.",
+        examples=["activity.dead"],
+    )
+    params: dict[str, JsonValue] = Field(default={}, description="Parameters of the metric.", examples=[{"bins": 8}])
+    op: Op | None = Field(
+        default=None, description="Only sites of this op, where the metric is for several.", examples=["conv"]
+    )
+    at: _Globs = Field(
+        default=("**",),
+        description="Where: one glob over module paths, or several. "
+        "* stays within a component, ** is any number of components.",
+        examples=["stage[23].**", ["layer1.**", "layer2.**"]],
+    )
+    min: _Bound | None = Field(default=None, description="The value must not be below this.", examples=[0.1])
+    max: _Bound | None = Field(default=None, description="The value must not be above this.", examples=[0.6])
+    share: Annotated[float, Field(gt=0, le=1), _Fraction] = Field(
+        default=1.0, description="Fraction of a site's units that must keep to the bounds.", examples=[0.9]
+    )
+    reduce: Reduce = Field(default="every", description="Judge every unit of a site, or the mean of its units.")
+    severity: Severity = Field(default="error", description="What a failure counts as.")
+    estimand: Estimand | None = Field(
+        default=None,
+        description="What is judged: the population the images come from, or exactly these images. "
+        "Default: the metric's own.",
+        examples=["population"],
+    )
+    if_absent: IfAbsent = Field(default="error", description="What it counts as that the rule selects nothing.")
+    refs: tuple[str, ...] = Field(
+        default=(),
+        description="Requirements or risks that the rule covers, carried into reports.",
+        examples=[["RISK-12"]],
+    )
+
+
+class File(_Written):
+    """Rules for how information flows through a trained CNN."""
+
+    cnnaudit: Literal[1] = Field(description="Version of this file's schema.", examples=[1])
+    model: _Source | None = Field(
+        default=None,
+        description="The model: model.py:build, package.module:build, torchvision:NAME, timm:NAME or "
+        "FILE.pt2. Paths are relative to this file.",
+        examples=["model.py:build", {"load": "model.py:build", "kwargs": {"channels": 16}}],
+    )
+    weights: str | None = Field(
+        default=None,
+        description="The model's trained weights: .safetensors, or a state dict in .pt, .pth, .bin or .ckpt.",
+        examples=["weights.safetensors"],
+    )
+    data: _Source | None = Field(
+        default=None,
+        description="The images: .npz, .npy, a folder, data.py:build, package.module:build or synthetic.",
+        examples=["digits.npz"],
+    )
+    undecided: Undecided = Field(
+        default="fail", description="Whether a rule that the images leave undecided fails the audit."
+    )
+    sampling: Sampling = Field(default_factory=Sampling, description="How images are sampled.")
+    rules: tuple[RuleEntry, ...] = Field(
+        description="What must hold; at least one rule.",
+        examples=[[{"metric": "activity.dead", "max": 0}]],
+        json_schema_extra={"minItems": 1},  # as a constraint pydantic would count only the rules without mistakes
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One expectation about the network, with every name resolved.
+
+    Attributes:
+        id: Name of the rule, unique in the file.
+        why: Why the rule is there, or nothing.
+        metric: Name of the metric.
+        field: Which of the metric's fields is judged.
+        params: The metric's parameters, defaults filled in; read-only.
+        op: Only sites of this op, or None for all that the metric is for.
+        at: Globs over the paths of sites; a site matches any of them.
+        min: Lower bound in the metric's unit, or None.
+        max: Upper bound in the metric's unit, or None; one of the two is given.
+        share: Fraction of a site's units that must keep to the bounds, in (0, 1].
+        reduce: Whether every unit is judged or the mean of the units.
+        severity: What a failure counts as.
+        estimand: What is judged, or None for the metric's own default.
+        if_absent: What it counts as that the rule selects nothing.
+        refs: Requirements or risks that the rule covers.
+        line: Where the rule starts in the file, from 1; 0 where it comes from Python.
+        column: Likewise.
+    """
+
+    id: str
+    why: str
+    metric: str
+    field: str
+    params: Mapping[str, Any] = dataclasses.field(hash=False)
+    op: Op | None
+    at: tuple[str, ...]
+    min: float | None
+    max: float | None
+    share: float
+    reduce: Reduce
+    severity: Severity
+    estimand: Estimand | None
+    if_absent: IfAbsent
+    refs: tuple[str, ...]
+    line: int
+    column: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A rule file that has no mistakes.
+
+    Attributes:
+        path: The file, or None.
+        directory: Absolute directory that the file's paths are relative to.
+        sha256: Hex digest of the file's bytes; of canonical JSON where the spec comes from Python.
+        model: Where the model comes from, or None where Python gives it.
+        weights: Where the weights come from, or None.
+        data: Where the images come from, or None where Python gives them.
+        undecided: Whether an undecided rule fails the audit.
+        sampling: Which images are read, and how sure a verdict must be.
+        rules: At least one, in the order of the file.
+    """
+
+    path: Path | None
+    directory: Path
+    sha256: str
+    model: Source | None
+    weights: Source | None
+    data: Source | None
+    undecided: Undecided
+    sampling: Sampling
+    rules: tuple[Rule, ...]
+
+    @property
+    def name(self) -> str:
+        """The file as a reader of messages finds it: relative to the current directory where it is below it."""
+        if self.path is None:
+            return "rules from Python"
+        path, here = self.path.resolve(), Path.cwd()
+        return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.as_posix()
+
+    def place(self, rule: Rule) -> str:
+        """Where a rule stands: ``file:line``."""
+        return f"{self.name}:{rule.line}" if rule.line else self.name

@@ -1,0 +1,325 @@
+"""A rule file -> a frozen `Spec`, or every mistake in it at once.
+
+Two independent readings of the same values: their shape (pydantic) and their meaning (names of metrics,
+parameters, sources). The second reads whatever has the right type by itself, so that a mistake of shape in
+one place hides no mistake of meaning in another, not even in the same rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cnnaudit.errors import LoadError, MetricError, Problem, SpecError
+from cnnaudit.site import Op
+from cnnaudit.spec import source, yaml
+from cnnaudit.spec.messages import NO_RULES, describe
+from cnnaudit.spec.model import File, Load, Rule, RuleEntry, Sampling, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cnnaudit.spec.vocabulary import MetricEntry, Vocabulary
+
+__all__ = ["from_mapping", "load", "loads"]
+
+_VERSION = 1
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load(path: str | Path, vocabulary: Vocabulary) -> Spec:
+    """Read a rule file; its paths are relative to its own directory.
+
+    Raises:
+        SpecError: The file cannot be read or has mistakes; all of them are named.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(yaml.MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError([Problem(_shown(path), 0, 0, f"cannot be read: {error.strerror}")]) from None
+    return _from_bytes(data, vocabulary, path)
+
+
+def loads(text: str, vocabulary: Vocabulary, *, path: str | Path | None = None) -> Spec:
+    """Read the text of a rule file.
+
+    Args:
+        text: The YAML.
+        vocabulary: The metrics that rules may name.
+        path: Where the text comes from: its name in messages, its directory what paths are relative to.
+            Without it paths are relative to the current directory.
+
+    Raises:
+        SpecError: The text has mistakes; all of them are named.
+    """
+    return _from_bytes(text.encode(errors="surrogatepass"), vocabulary, Path(path) if path is not None else None)
+
+
+def from_mapping(mapping: Mapping[str, Any], vocabulary: Vocabulary, *, directory: str | Path = ".") -> Spec:
+    """Read rules that are written in Python, in the shape of the YAML.
+
+    Args:
+        mapping: Plain values: dict, list, text, numbers, booleans.
+        vocabulary: The metrics that rules may name.
+        directory: What paths are relative to.
+
+    Raises:
+        SpecError: The mapping has mistakes; all of them are named.
+    """
+    file = "<mapping>"
+    try:
+        canonical = json.dumps(mapping, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError([Problem(file, 0, 0, f"holds more than plain values: {error}")]) from None
+    document = yaml.Document(json.loads(canonical), file)
+    return _Reader(document, vocabulary, Path(directory).absolute()).spec(None, canonical)
+
+
+def _from_bytes(data: bytes, vocabulary: Vocabulary, path: Path | None) -> Spec:
+    document = yaml.parse(data, "<text>" if path is None else _shown(path))
+    directory = Path.cwd() if path is None else path.absolute().parent
+    return _Reader(document, vocabulary, directory).spec(path, data)
+
+
+def _shown(path: Path) -> str:
+    """A path as messages show it: relative to the current directory where it is below it."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else str(path)
+
+
+class _Meaning(NamedTuple):
+    """What the names in one rule mean."""
+
+    metric: str
+    field: str
+    params: Mapping[str, Any]
+
+
+class _Reader:
+    """Reads one document and collects its problems."""
+
+    def __init__(self, document: yaml.Document, vocabulary: Vocabulary, directory: Path) -> None:
+        self.document = document
+        self.vocabulary = vocabulary
+        self.directory = directory
+        self.problems = list(document.problems)
+
+    def spec(self, path: Path | None, data: bytes) -> Spec:
+        """The meaning of the whole document.
+
+        Raises:
+            SpecError: It has mistakes.
+        """
+        value = self._file()
+        file = self._shaped(File, value, ())
+        model, weights, data_source = (self._source(role, value) for role in ("model", "weights", "data"))
+        rules = value["rules"] if isinstance(value.get("rules"), list) else []
+        meanings = [self._meaning(rule, ("rules", i)) for i, rule in enumerate(rules)]
+        self._check_ids(rules)
+        if self.problems or file is None:
+            raise SpecError(self.problems)
+        return Spec(
+            path=path,
+            directory=self.directory,
+            sha256=hashlib.sha256(data).hexdigest(),
+            model=model,
+            weights=weights,
+            data=data_source,
+            undecided=file.undecided,
+            sampling=file.sampling,
+            rules=tuple(
+                _resolved(entry, meaning, self.document.place(("rules", i)))
+                for i, (entry, meaning) in enumerate(zip(file.rules, meanings, strict=True))
+                if meaning is not None  # it never is where there are no problems
+            ),
+        )
+
+    def _complain(self, path: yaml.Path, message: str, *, key: bool = False) -> None:
+        self.problems.append(self.document.problem(path, message, key=key))
+
+    def _file(self) -> dict[str, Any]:
+        """The top level, without keys that have no value.
+
+        Raises:
+            SpecError: It is no mapping, or written for another version: then nothing else would make sense.
+        """
+        value: Any = self.document.value
+        if not isinstance(value, dict):
+            self._complain((), f"a rule file is a mapping that starts with cnnaudit: {_VERSION}")
+            raise SpecError(self.problems)
+        version = value.get("cnnaudit", _VERSION)
+        if type(version) is not int or version != _VERSION:  # True == 1 == 1.0, but neither is a version
+            self._complain(("cnnaudit",), f"this cnnaudit reads version {_VERSION}")
+            raise SpecError(self.problems)
+        rules = value.get("rules", ...)
+        if rules is None or rules == []:
+            self._complain(("rules",), NO_RULES, key=True)
+            value = {**value, "rules": []}
+        filled: dict[str, Any] = self._filled(value, ())
+        if "sampling" in filled:
+            filled["sampling"] = self._filled(filled["sampling"], ("sampling",))
+        if isinstance(rules, list):
+            filled["rules"] = [self._filled(rule, ("rules", i)) for i, rule in enumerate(rules)]
+        return filled
+
+    def _filled(self, value: Any, path: yaml.Path) -> Any:
+        """Without the keys that have no value: ``min:`` with nothing after it is a slip."""
+        if not isinstance(value, dict):
+            return value
+        for key in value:
+            if value[key] is None:
+                self._complain((*path, key), f"{key} has no value", key=True)
+        return {key: item for key, item in value.items() if item is not None}
+
+    def _shaped(self, model: type[_Model], value: Any, path: yaml.Path, noun: str = "key") -> _Model | None:
+        """The value as a pydantic model, or None and complaints.
+
+        It goes through JSON because pydantic's strict mode then allows what JSON can hold and nothing else: a
+        list for a tuple and text for an enum, but never text or a boolean for a number.
+        """
+        try:
+            return model.model_validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            findings = error.errors(include_url=False)
+        told: dict[tuple[yaml.Path, yaml.Path, bool], list[str]] = defaultdict(list)
+        for finding in findings:
+            place = _within(value, finding["loc"])
+            missing = finding["type"] == "missing"
+            named = (*place, finding["loc"][-1]) if missing else place
+            known = _keys_beside(named) if model is File else model.model_fields
+            words = describe(finding, (*path, *named), known, noun)
+            told[(*path, *place), (*path, *named), finding["type"] == "extra_forbidden"].append(words)
+        for (where, _, key), messages in told.items():
+            self._complain(where, "; or ".join(messages), key=key)  # several where a union was meant
+        return None
+
+    def _source(self, role: source.Role, value: dict[str, Any]) -> source.Source | None:
+        path: yaml.Path = (role,)
+        written: Any = value.get(role)
+        if isinstance(written, dict):
+            path = (role, "load")
+        else:
+            written = {"load": written}
+        if not isinstance(written.get("load"), str):
+            return None
+        options = _mapping(written.get("kwargs"))
+        try:
+            return source.resolve(written["load"], base=self.directory, role=role, options=options)
+        except LoadError as error:
+            self._complain(path, str(error))
+            return None
+
+    def _meaning(self, rule: Any, path: yaml.Path) -> _Meaning | None:
+        """What the names in a rule mean, or None where its metric cannot be read."""
+        if not isinstance(rule, dict):
+            return None
+        self._check_bounds(rule, path)
+        if not isinstance(rule.get("metric"), str):
+            return None
+        try:
+            entry, field = self.vocabulary.find(rule["metric"])
+        except MetricError as error:
+            self._complain((*path, "metric"), str(error))
+            return None
+        self._check_op(rule.get("op"), entry, (*path, "op"))
+        if rule.get("estimand") == "dataset" and field not in entry.dataset_fields:
+            words = f"{entry.name}.{field} can be estimated for the population only, not for the dataset alone"
+            self._complain((*path, "estimand"), words)
+        params = self._shaped(entry.params, _mapping(rule.get("params")), (*path, "params"), "parameter")
+        return _Meaning(entry.name, field, MappingProxyType(params.model_dump() if params else {}))
+
+    def _check_op(self, op: Any, entry: MetricEntry, path: yaml.Path) -> None:
+        if op in list(Op) and op not in entry.ops:
+            self._complain(path, f"{entry.name} is not for {op}; it is for {', '.join(sorted(entry.ops))}")
+
+    def _check_bounds(self, rule: dict[str, Any], path: yaml.Path) -> None:
+        low, high = rule.get("min"), rule.get("max")
+        if _is_number(low) and _is_number(high) and low > high:
+            self._complain((*path, "min"), f"min {low} is above max {high}: no value can keep to both")
+        if "share" in rule and rule.get("reduce") == "mean":
+            words = "share counts units and reduce: mean judges their mean: remove one of the two"
+            self._complain((*path, "share"), words, key=True)
+        # As it is written: an empty min: or a misspelt one has been complained of already.
+        written = self.document.value["rules"][path[-1]].keys()
+        if not written & {"min", "max"} and written <= RuleEntry.model_fields.keys():
+            self._complain(path, "a rule needs a bound: min, max or both")
+
+    def _check_ids(self, rules: list[Any]) -> None:
+        uses: dict[str, list[yaml.Path]] = defaultdict(list)
+        for i, rule in enumerate(rules):
+            if isinstance(rule, dict):
+                key = "id" if "id" in rule else "metric"
+                if isinstance(rule.get(key), str):
+                    uses[rule[key]].append(("rules", i, key))
+        for name, paths in uses.items():
+            if len(paths) > 1:
+                advice = "give each of these rules an id of its own" if paths[-1][-1] == "metric" else "ids are unique"
+                self._complain(paths[1], f"{name} is used {self._lines(paths)}: {advice}")
+
+    def _lines(self, paths: Iterable[yaml.Path]) -> str:
+        *most, last = [str(self.document.place(path).line or f"rules[{path[1]}]") for path in paths]
+        return f"{'on lines' if self.document.values else 'by'} {', '.join(most)} and {last}"
+
+
+def _resolved(entry: RuleEntry, meaning: _Meaning, place: yaml.Mark) -> Rule:
+    return Rule(
+        id=entry.id or entry.metric,
+        why=entry.why,
+        metric=meaning.metric,
+        field=meaning.field,
+        params=meaning.params,
+        op=entry.op,
+        at=entry.at,
+        min=entry.min,
+        max=entry.max,
+        share=entry.share,
+        reduce=entry.reduce,
+        severity=entry.severity,
+        estimand=entry.estimand,
+        if_absent=entry.if_absent,
+        refs=entry.refs,
+        line=place.line,
+        column=place.column,
+    )
+
+
+def _within(value: Any, loc: tuple[str | int, ...]) -> yaml.Path:
+    """Pydantic's location without the steps that are its own: a union's member, a key that is not there."""
+    path: list[str | int] = []
+    for part in loc:
+        if isinstance(value, dict) and part in value:
+            value = value[str(part)]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _keys_beside(path: yaml.Path) -> Iterable[str]:
+    """The keys that a rule file knows where a path ends."""
+    above = tuple(part for part in path[:-1] if isinstance(part, str))
+    models: Mapping[tuple[str, ...], type[BaseModel]] = {
+        (): File,
+        ("rules",): RuleEntry,
+        ("sampling",): Sampling,
+    }
+    return models.get(above, Load).model_fields
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,59 @@
+"""How often and how strongly kernels respond."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cnnaudit.lazy import torch
+from cnnaudit.statistics.base import Probe, Statistic, View
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cnnaudit.statistics.base import Reading
+
+__all__ = ["ActivityTally"]
+
+
+class ActivityTally(Statistic):
+    """Zeros, activity and strength of every kernel over whole maps.
+
+    Per image and kernel: the number z of positions at exactly zero, whether any position is not, and the mean
+    magnitude a; abar is the mean of a over the site's kernels.
+
+    Tally (per group): ``active`` and sums of z and z**2 (int64), sums of a, a**2 and a * abar (float64), all of
+    shape (groups, kernels); sums of abar and abar**2 of shape (groups, 1).
+    """
+
+    @classmethod
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+        return groups * len(probe.units) * 6 * 8
+
+    def read(self, view: View) -> Reading:
+        x = view.tensors[self.probe.taps[0]]
+        tap = self.probe.site.taps[self.probe.taps[0]]
+        x = x.reshape(*x.shape[:2], -1) if x.dim() == 2 else x
+        dims = tuple(range(2, x.dim()))
+        signs = torch.sign(x) if tap.nonnegative else torch.sign(x).abs_()
+        occupied = signs.sum(dims, dtype=torch.float32)
+        strength = (x if tap.nonnegative else x.abs()).mean(dims, dtype=torch.float32)
+        return {"occupied": occupied, "strength": strength.double()}
+
+    def add(self, reading: Reading, group: int) -> None:
+        occupied, a = reading["occupied"], reading["strength"]
+        z = self.probe.site.taps[self.probe.taps[0]].positions - occupied.nan_to_num().long()
+        mean = a.mean(1, keepdim=True)
+        kernels = (a.shape[1],)
+        for name, amount in (("active", (occupied > 0).long()), ("zeros", z), ("zeros2", z * z)):
+            self._counter(name, a, kernels)[group] += amount.sum(0)
+        for name, amount in (("a", a), ("a2", a * a), ("a_mean", a * mean), ("mean", mean), ("mean2", mean**2)):
+            self._counter(name, a, (amount.shape[1],), torch.float64)[group] += amount.sum(0)
+
+    def total(self, name: str) -> Tensor:
+        """Return one of the sums over all groups, float64."""
+        return self.tally[name].sum(0).double()
+
+    @property
+    def positions(self) -> int:
+        """Positions of a map."""
+        return self.probe.site.taps[self.probe.taps[0]].positions

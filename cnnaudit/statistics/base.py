@@ -1,0 +1,197 @@
+"""What every statistic is: a mergeable summary of tensors, and the probe that says what it reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from cnnaudit.errors import EvidenceError
+from cnnaudit.lazy import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from cnnaudit.site import Site
+
+    Reading = dict[str, Tensor]
+
+__all__ = ["Probe", "Statistic", "View"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one block of images shows at the taps of one probe.
+
+    Attributes:
+        tensors: For each tap ``(images, units, *spatial)``; only valid until the next node of the graph runs.
+        images: Index of each image in the data, int64 of shape (images,); decides the sampled positions.
+        labels: Class of each image, int64 of shape (images,), or None.
+        seed: Seed of the sampled positions.
+    """
+
+    tensors: Mapping[str, Tensor]
+    images: Tensor
+    labels: Tensor | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is read where, and how finely. Equal probes share one statistic.
+
+    Attributes:
+        statistic: The kind of summary.
+        site: Where.
+        taps: Which tensors of the site, in the order in which the statistic wants them.
+        options: The statistic's options as sorted pairs.
+        variant: Empty for the network as it is; else the name of the intervention it is read under.
+        kernels: The kernels that are read where memory does not reach for all; None reads all.
+    """
+
+    statistic: type[Statistic]
+    site: Site
+    taps: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    variant: str = ""
+    kernels: tuple[int, ...] | None = None
+
+    def option(self, name: str) -> Any:
+        """Return the value of an option."""
+        return dict(self.options)[name]
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The kernels that are read."""
+        return tuple(range(self.site.units)) if self.kernels is None else self.kernels
+
+
+class Statistic(ABC):
+    """A mergeable summary of what a probe reads.
+
+    One law holds for all: folding a then b equals folding a, folding b elsewhere, and merging: integers
+    exactly, floats to 1e-9 relative. A block is first *read* into a small reading (that is all that touches
+    the tapped tensors) and the reading is then *folded*; in between, the readings of the first images may
+    *calibrate* a grid. Tallies are kept per group of blocks where an interval needs that.
+
+    Attributes:
+        probe: What was read.
+        groups: Number of groups of blocks.
+        calibration: What was fixed before the first fold (grids); equal in all parts that merge.
+        tally: The summary itself. Everything here is additive along with its group axis unless a subclass
+            says otherwise; ``images`` counts the images of each group, ``nonfinite`` those with NaN or Inf.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    calibrates: ClassVar[bool] = False
+    sampled_kernels: ClassVar[bool] = False
+    ungrouped: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, probe: Probe, groups: int) -> None:
+        self.probe = probe
+        self.groups = groups
+        self.calibration: dict[str, Tensor] = {}
+        self.tally: dict[str, Tensor] = {}
+
+    @classmethod
+    @abstractmethod
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:
+        """Return the bytes that the tally will take."""
+
+    @abstractmethod
+    def read(self, view: View) -> Reading:
+        """Return the small tensors that this statistic needs of a block, one row for each image."""
+
+    def calibrate(self, readings: Sequence[Reading]) -> None:
+        """Fix grids from the readings of the first images."""
+
+    @abstractmethod
+    def add(self, reading: Reading, group: int) -> None:
+        """Add a reading's images to the tally of a group, in place."""
+
+    def fold(self, reading: Reading, group: int) -> None:
+        """Fold one block of images into a group."""
+        rows = next(iter(reading.values()))
+        images, nonfinite = self._counter("images", rows), self._counter("nonfinite", rows)
+        images[group] += len(rows)
+        bad = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for tensor in reading.values():
+            if tensor.is_floating_point():
+                bad |= ~torch.isfinite(tensor).flatten(1).all(1)
+        nonfinite[group] += bad.sum()
+        self.add(reading, group)
+
+    def merge(self, other: Self) -> Self:
+        """Return this statistic with another's images added to it; the other is left as it was.
+
+        Raises:
+            EvidenceError: the two were read differently or on different grids.
+        """
+        self._check(other)
+        for name, tensor in other.tally.items():
+            self.tally[name] = self.tally[name] + tensor if name in self.tally else tensor.clone()
+        return self
+
+    def pooled(self, without: int | None = None) -> Self:
+        """Return all groups as one, leaving one of them out if asked to."""
+        pooled = type(self)(self.probe, 1)
+        pooled.calibration = self.calibration
+        for name, tensor in self.tally.items():
+            if name in self.ungrouped:
+                pooled.tally[name] = tensor
+                continue
+            total = tensor.sum(0, keepdim=True, dtype=tensor.dtype)
+            pooled.tally[name] = total if without is None else total - tensor[without]
+        return pooled
+
+    @property
+    def images(self) -> Tensor:
+        """Images in each group, int64 of shape (groups,)."""
+        return self.tally["images"]
+
+    @property
+    def n_images(self) -> int:
+        """Images folded so far."""
+        return int(self.images.sum())
+
+    @property
+    def nonfinite(self) -> int:
+        """Images whose reading had a NaN or an infinity."""
+        return int(self.tally["nonfinite"].sum())
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that makes up this statistic, for storage without pickle."""
+        parts = {f"calibration.{k}": v for k, v in self.calibration.items()}
+        return parts | {f"tally.{k}": v for k, v in self.tally.items()}
+
+    @classmethod
+    def restore(cls, probe: Probe, state: Mapping[str, Tensor]) -> Self:
+        """Return a statistic from its stored state."""
+        restored = cls(probe, len(state["tally.images"]))
+        for name, tensor in state.items():
+            part, _, key = name.partition(".")
+            {"calibration": restored.calibration, "tally": restored.tally}[part][key] = tensor
+        return restored
+
+    def _counter(self, name: str, like: Tensor, shape: tuple[int, ...] = (), dtype: Any = None) -> Tensor:
+        """Return the tally of this name, made of zeros of shape (groups, *shape) when it is first used."""
+        if name not in self.tally:
+            full = shape if name in self.ungrouped else (self.groups, *shape)
+            self.tally[name] = torch.zeros(full, dtype=dtype or torch.int64, device=like.device)
+        return self.tally[name]
+
+    def _check(self, other: Self) -> None:
+        mine, theirs = self.probe, other.probe
+        fields = ("statistic", "taps", "options", "variant", "kernels")
+        for name in fields:
+            if getattr(mine, name) != getattr(theirs, name):
+                raise EvidenceError(f"cannot merge at {mine.site.path}: {name} differs")
+        if mine.site.path != theirs.site.path:
+            raise EvidenceError(f"cannot merge {mine.site.path} with {theirs.site.path}")
+        if self.groups != other.groups:
+            raise EvidenceError(f"cannot merge at {mine.site.path}: {self.groups} and {other.groups} groups")
+        for name, tensor in self.calibration.items():
+            if not torch.equal(tensor, other.calibration[name]):
+                raise EvidenceError(f"cannot merge at {mine.site.path}: the grids differ ({name})")

@@ -1,0 +1,97 @@
+"""Responses counted by class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cnnaudit.lazy import torch
+from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.grid import edges, integer_grid, quantise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from cnnaudit.statistics.base import Reading
+
+__all__ = ["ClassHistogram"]
+
+
+class ClassHistogram(Statistic):
+    """Counts of images by kernel, class and level of the kernel's mean response over the map.
+
+    The grid is equiprobable on the calibration images, with a level of its own for exact zeros.
+
+    Tally: ``counts``, int32 of shape (kernels, classes, bins), not grouped: one number an image needs none.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"bins": 8}
+    calibrates = True
+    sampled_kernels = True
+    ungrouped = frozenset({"counts"})
+
+    @classmethod
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+        return len(probe.units) * classes * int(probe.option("bins")) * 4
+
+    def read(self, view: View) -> Reading:
+        if view.labels is None:
+            raise ValueError("a class histogram needs labels; the plan checks that before a batch is read")
+        x = view.tensors[self.probe.taps[0]]
+        response = _response(x)
+        if self.probe.kernels is not None:
+            response = response[:, list(self.probe.kernels)]
+        return {"response": response, "labels": view.labels}
+
+    def calibrate(self, readings: Sequence[Reading]) -> None:
+        sample = torch.cat([r["response"] for r in readings])
+        bins = int(self.probe.option("bins"))
+        if sample.is_floating_point():
+            self.calibration["edges"] = edges(sample, bins)
+        else:
+            self.calibration["edges"] = integer_grid(sample.shape[1], bins).to(sample.device)
+
+    def add(self, reading: Reading, group: int) -> None:  # noqa: ARG002
+        response, labels = reading["response"], reading["labels"]
+        bins = int(self.probe.option("bins"))
+        kernels = response.shape[1]
+        counts = self._grown(kernels, int(labels.max()) + 1, bins, response)
+        cell = labels[:, None] * bins + quantise(response, self.calibration["edges"])
+        ones = torch.ones_like(cell.T, dtype=torch.int32)
+        counts.view(kernels, -1).scatter_add_(1, cell.T.contiguous(), ones)
+
+    def merge(self, other: ClassHistogram) -> ClassHistogram:
+        bins = int(self.probe.option("bins"))
+        theirs = other.tally["counts"]
+        kernels, classes, _ = theirs.shape
+        mine = self._grown(kernels, classes, bins, theirs)
+        grown = torch.zeros_like(mine)
+        grown[:, :classes] = theirs
+        merged = type(other)(other.probe, other.groups)
+        merged.calibration, merged.tally = other.calibration, other.tally | {"counts": grown}
+        return super().merge(merged)
+
+    def _grown(self, kernels: int, classes: int, bins: int, like: Tensor) -> Tensor:
+        """Return the counts, widened when a class is met that is larger than all before."""
+        counts = self.tally.get("counts")
+        if counts is None or counts.shape[1] < classes:
+            wider = torch.zeros(kernels, classes, bins, dtype=torch.int32, device=like.device)
+            if counts is not None:
+                wider[:, : counts.shape[1]] = counts
+            self.tally["counts"] = counts = wider
+        return counts
+
+    @property
+    def counts(self) -> Tensor:
+        """Counts, int32 of shape (kernels, classes, bins)."""
+        return self.tally["counts"]
+
+
+def _response(x: Tensor) -> Tensor:
+    """Mean over the map; integers that are one number an image already stay integers."""
+    if x.dim() == 2:
+        return x
+    if not x.is_floating_point() and x[0, 0].numel() == 1:
+        return x.flatten(1)
+    return x.mean(tuple(range(2, x.dim())), dtype=torch.float32)

@@ -1,0 +1,120 @@
+"""How many values of a window are active, and whether one survives the operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cnnaudit.lazy import torch
+from cnnaudit.site import Op
+from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.windows import Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from cnnaudit.site import Site
+    from cnnaudit.statistics.base import Reading
+
+__all__ = ["OPERATORS", "WindowActivity"]
+
+OPERATORS = ("max", "avg", "min", "stride")
+
+
+class WindowActivity(Statistic):
+    """Active values read and kept by windows, summed over the sampled windows of an image.
+
+    A value is active where it is no atom of the activation before (no exact zero, no 6 of a ReLU6); equal
+    active values in one window are one degree of freedom. ``read`` counts those that a window holds, ``kept``
+    those that can pass: for a pool 1 where the operator's result is no atom, for a strided convolution at most
+    as many as its group has output channels.
+
+    Tally (per group, int64): sums over images of read (r), r**2 of shape (groups, units) and kept (k), k**2,
+    k * r of shape (groups, operators, units). Units are kernels for a pool and channel groups for a convolution.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"windows": 64}
+
+    @classmethod
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+        return groups * probe.site.units * (2 + 3 * len(OPERATORS)) * 8
+
+    def read(self, view: View) -> Reading:
+        site = self.probe.site
+        x = view.tensors[self.probe.taps[0]]
+        wanted = int(self.probe.option("windows"))
+        tiles = Windows.of(tile(site))
+        window = tiles.read(x, view.images, site.path, view.seed, wanted)
+        active = _active(window, site.taps[self.probe.taps[0]].atoms)
+        if site.op is Op.POOL:
+            return _reading(_distinct(window, active), _survives(window, active))
+        n, m, entries, channels = active.shape
+        groups = active.reshape(n, m, entries, site.groups, channels // site.groups)
+        read = groups.sum((2, 4))
+        reached = groups[:, :, torch.tensor(_reached(site), device=x.device)].sum((2, 4))
+        kept = reached.clamp(max=site.units // site.groups)
+        return _reading(read, kept[:, :, None])
+
+    def add(self, reading: Reading, group: int) -> None:
+        read, kept = reading["read"], reading["kept"]
+        for name, amount in (
+            ("read", read),
+            ("read2", read * read),
+            ("kept", kept),
+            ("kept2", kept * kept),
+            ("kept_read", kept * read[:, None]),
+        ):
+            self._counter(name, read, tuple(amount.shape[1:]))[group] += amount.sum(0)
+
+    def total(self, name: str) -> Tensor:
+        """Return one of the sums over all groups, float64."""
+        return self.tally[name].sum(0).double()
+
+
+def tile(site: Site) -> Site:
+    """Return a pool as it is, a strided convolution as the tiles of its stride: each input in one of them."""
+    if site.op is Op.POOL:
+        return site
+    padding = (0,) * len(site.stride)
+    return type(site)(
+        site.path, site.op, site.units, site.taps, kernel=site.stride, stride=site.stride, padding=padding
+    )
+
+
+def _reached(site: Site) -> list[int]:
+    """Entries of a tile that the convolution reads: all of them unless its kernel is smaller than its stride."""
+    spans = [
+        {(i * d - p) % s for i in range(k)}
+        for k, d, p, s in zip(site.kernel, site.dilation, site.padding, site.stride, strict=True)
+    ]
+    inside = [0]
+    for reached, s in zip(spans, site.stride, strict=True):
+        inside = [base * s + at for base in inside for at in sorted(reached)]
+    return inside
+
+
+def _active(window: Tensor, atoms: tuple[float, ...]) -> Tensor:
+    active = torch.ones_like(window, dtype=torch.bool)
+    for atom in atoms:
+        active &= window != atom
+    return active
+
+
+def _distinct(window: Tensor, active: Tensor) -> Tensor:
+    """Number of different active values, int64 of shape (n, windows, units)."""
+    order = window.sort(2)
+    fresh = torch.ones_like(active)
+    fresh[:, :, 1:] = order.values[:, :, 1:] != order.values[:, :, :-1]
+    return (fresh & active.gather(2, order.indices)).sum(2)
+
+
+def _survives(window: Tensor, active: Tensor) -> Tensor:
+    """Whether each operator's result is active, bool of shape (n, windows, operators, units)."""
+    highest = active.gather(2, window.argmax(2, keepdim=True))[:, :, 0]
+    lowest = active.gather(2, window.argmin(2, keepdim=True))[:, :, 0]
+    return torch.stack([highest, active.any(2), lowest, active[:, :, 0]], 2)
+
+
+def _reading(read: Tensor, kept: Tensor) -> Reading:
+    return {"read": read.sum(1), "kept": kept.sum(1)}

@@ -1,0 +1,142 @@
+"""Joint histograms of the quantised values of windows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cnnaudit.lazy import torch
+from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.grid import centres, edges, integer_grid, quantise
+from cnnaudit.statistics.windows import Windows, integer_root
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from cnnaudit.site import Site
+    from cnnaudit.statistics.base import Reading
+
+__all__ = ["CELLS", "WindowHistogram", "cell_levels", "default_levels", "pooled_level"]
+
+CELLS = 4096
+
+
+def default_levels(site: Site) -> int:
+    """Return as many levels as a joint histogram of 4096 cells allows for the site's window, at most 8."""
+    return min(8, integer_root(CELLS, Windows.of(site).entries))
+
+
+class WindowHistogram(Statistic):
+    """Joint distribution of a window's quantised values, and of neighbouring outputs and inputs.
+
+    Everything is on one grid: equiprobable on the calibration images with a level of its own for exact zeros,
+    or the integers themselves. The operator acts on quantised values and its result is quantised again, so it
+    is a function of the window's cell and loses exactly H(window) - H(result) (arXiv 1203.6791).
+
+    Tally (per group, int32): ``windows`` of shape (groups, kernels, levels**entries); ``outputs`` and ``inputs``
+    of shape (groups, kernels, levels**(2**d)): two neighbours along each dimension, outputs of the site's own
+    operator. The last two are absent where the output has no neighbours.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"levels": None, "windows": 64}
+    calibrates = True
+    sampled_kernels = True
+
+    @classmethod
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+        windows = Windows.of(probe.site)
+        levels = _levels(probe)
+        cells = int(levels**windows.entries) + 2 * _block_cells(probe, windows)
+        return groups * len(probe.units) * cells * 4
+
+    def read(self, view: View) -> Reading:
+        site = self.probe.site
+        x = view.tensors[self.probe.taps[0]]
+        windows = Windows.of(site)
+        wanted = int(self.probe.option("windows"))
+        kernels = slice(None) if self.probe.kernels is None else list(self.probe.kernels)
+        reading = {"windows": windows.read(x, view.images, site.path, view.seed, wanted)[..., kernels]}
+        if _block_cells(self.probe, windows):
+            outputs, inputs = windows.read_blocks(x, view.images, site.path, view.seed, max(1, wanted // 4))
+            reading |= {"outputs": outputs[..., kernels], "inputs": inputs[..., kernels]}
+        return reading
+
+    def calibrate(self, readings: Sequence[Reading]) -> None:
+        levels = _levels(self.probe)
+        sample = torch.cat([r["windows"].flatten(0, 2) for r in readings])
+        if sample.is_floating_point():
+            edge = edges(sample, levels)
+            self.calibration |= {"edges": edge, "centres": centres(sample, edge)}
+        else:
+            edge = integer_grid(sample.shape[1], levels).to(sample.device)
+            values = torch.arange(levels, dtype=torch.float64, device=sample.device)
+            self.calibration |= {"edges": edge, "centres": values.expand(sample.shape[1], -1).contiguous()}
+
+    def add(self, reading: Reading, group: int) -> None:
+        edge, centre = self.calibration["edges"], self.calibration["centres"]
+        levels = edge.shape[1] + 1
+        self._count("windows", quantise(reading["windows"], edge), levels, group)
+        if "outputs" in reading:
+            window = quantise(reading["outputs"], edge)
+            result = pooled_level(window.movedim(-1, 0), self.probe.site.operator, edge, centre).movedim(0, -1)
+            self._count("outputs", result, levels, group)
+            self._count("inputs", quantise(reading["inputs"], edge), levels, group)
+
+    def _count(self, name: str, codes: Tensor, levels: int, group: int) -> None:
+        """Count joint codes; ``codes`` has shape (n, windows, entries, kernels)."""
+        entries, kernels = codes.shape[2:]
+        power = levels ** torch.arange(entries, device=codes.device)
+        cell = (codes * power[:, None]).sum(2).reshape(-1, kernels).T.contiguous()
+        tally = self._counter(name, codes, (kernels, levels**entries), torch.int32)
+        tally[group].scatter_add_(1, cell, torch.ones_like(cell, dtype=torch.int32))
+
+    @property
+    def levels(self) -> int:
+        """Levels of the grid."""
+        return self.calibration["edges"].shape[1] + 1
+
+    def counts(self, name: str) -> Tensor | None:
+        """Return pooled counts of shape (kernels, cells), or None where there are none."""
+        tally = self.tally.get(name)
+        return None if tally is None else tally.sum(0)
+
+
+def cell_levels(levels: int, entries: int, device: torch.device) -> Tensor:
+    """Return the level of every entry in every cell of a joint histogram, shape (cells, entries)."""
+    cells = torch.arange(levels**entries, device=device)
+    return cells[:, None] // levels ** torch.arange(entries, device=device) % levels
+
+
+def pooled_level(window: Tensor, operator: str, edge: Tensor, centre: Tensor) -> Tensor:
+    """Apply a pooling operator to quantised windows and quantise its result on the same grid.
+
+    Args:
+        window: Levels, int64 of shape (kernels, ..., entries).
+        operator: ``max``, ``min``, ``stride`` (the first entry) or ``avg`` (mean of the levels' centres).
+        edge: Shape (kernels, levels - 1).
+        centre: Shape (kernels, levels).
+
+    Returns:
+        Levels, int64 of shape (kernels, ...).
+    """
+    if operator == "max":
+        return window.amax(-1)
+    if operator == "min":
+        return window.amin(-1)
+    if operator == "stride":
+        return window[..., 0]
+    kernels = window.shape[0]
+    value = centre.gather(1, window.reshape(kernels, -1)).reshape(window.shape).mean(-1)
+    return torch.searchsorted(edge, value.reshape(kernels, -1), right=True).reshape(value.shape)
+
+
+def _levels(probe: Probe) -> int:
+    levels = probe.option("levels")
+    return default_levels(probe.site) if levels is None else int(levels)
+
+
+def _block_cells(probe: Probe, windows: Windows) -> int:
+    """Cells of a joint histogram of neighbouring outputs; 0 where there are none or too many."""
+    cells = _levels(probe) ** (2 ** len(windows.spatial))
+    return cells if windows.blocks and cells <= CELLS else 0

@@ -1,0 +1,252 @@
+"""One pass over the data: every tensor that a probe reads is folded while it is alive.
+
+The unit of the forward pass is a block of a fixed number of images, whatever the loader's batch size; a last,
+shorter block is filled up and the filling never folded. A block belongs to the group of its number modulo the
+number of groups. The readings of the first images are kept until the grids are fixed, then folded in order, so
+calibration costs no second pass. Variants of the run are computed from the cached values of the base run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from cnnaudit.errors import GraphError
+from cnnaudit.graph import ModelGraph
+from cnnaudit.graph.capture import _evaluating as evaluating
+from cnnaudit.statistics import Probe, Statistic, View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from cnnaudit.load import Block
+
+__all__ = ["CALIBRATION", "Folding", "Variant", "sweep"]
+
+CALIBRATION = 256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An intervention on the run: one value is replaced and everything after it computed again.
+
+    Attributes:
+        name: What probes call it.
+        node: The graph's value that is replaced.
+        replace: Gives the replacement, of the same shape, from the value itself.
+    """
+
+    name: str
+    node: str
+    replace: Callable[[Tensor], Tensor]
+
+
+def sweep(
+    graph: ModelGraph,
+    probes: Sequence[Probe],
+    blocks: Iterable[Block],
+    *,
+    groups: int,
+    size: int,
+    seed: int,
+    variants: Sequence[Variant] = (),
+    reference: nn.Module | None = None,
+) -> dict[Probe, Statistic]:
+    """Run the graph over all blocks and fold what the probes read.
+
+    Args:
+        graph: The captured network.
+        probes: What to read.
+        blocks: The images, in the order of the audit.
+        groups: Number of groups that blocks are dealt to.
+        size: Images in a block.
+        seed: Seed of the sampled positions.
+        variants: Interventions that probes refer to by name.
+        reference: The eager model; its output on the first block must equal the graph's.
+
+    Returns:
+        One finished statistic for each probe.
+
+    Raises:
+        GraphError: the graph computes something else than the reference.
+    """
+    fold = Folding(probes, groups)
+    runner = _Runner(graph, probes, variants)
+    with torch.inference_mode():
+        for block in blocks:
+            images = _filled(block.images, size)
+            output = runner.run_block(images, block, seed, fold)
+            if block.number == 0 and reference is not None:
+                with evaluating(reference):
+                    _same(output, reference(images))
+            fold.end_of_block()
+    fold.finish()
+    return fold.statistics
+
+
+def _filled(images: Tensor, size: int) -> Tensor:
+    """Fill a short block up with its last image, so that every forward pass has the same shape."""
+    if images.dim() == 4 and not images.is_contiguous(memory_format=torch.channels_last):
+        images = images.contiguous(memory_format=torch.channels_last)
+    missing = size - len(images)
+    if missing <= 0:
+        return images
+    return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+
+
+def _same(ours: Any, theirs: Any) -> None:
+    for mine, other in zip(ModelGraph.output_tensors(ours), ModelGraph.output_tensors(theirs), strict=True):
+        scale = other.abs().max().clamp(min=1e-6) if other.numel() else 1.0
+        worst = ((mine - other).abs().max() / scale).item() if other.numel() else 0.0
+        if not worst < 1e-3 and bool(torch.isfinite(other).all()):
+            raise GraphError(
+                f"the captured graph computes something else than the model: their outputs differ by {worst:.1e} of "
+                "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' values?"
+            )
+
+
+@dataclass
+class Folding:
+    """Statistics in the making, and the readings that wait for their grids."""
+
+    probes: Sequence[Probe]
+    groups: int
+    waiting: dict[Probe, list[tuple[dict[str, Tensor], int]]] = field(default_factory=lambda: defaultdict(list))
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.statistics = {probe: probe.statistic(probe, self.groups) for probe in self.probes}
+        self.uncalibrated = {probe for probe in self.probes if probe.statistic.calibrates}
+        self.block = 0
+
+    def take(self, probe: Probe, view: View, number: int) -> None:
+        """Read a block for a probe; fold the reading, or keep it until the grid is fixed."""
+        statistic = self.statistics[probe]
+        reading = statistic.read(view)
+        self.block = len(view.images)
+        if probe in self.uncalibrated:
+            self.waiting[probe].append((reading, number % self.groups))
+        else:
+            statistic.fold(reading, number % self.groups)
+
+    def end_of_block(self) -> None:
+        """Fix the grids once enough images were read."""
+        self.seen += self.block
+        if self.uncalibrated and self.seen >= CALIBRATION:
+            self.finish()
+
+    def finish(self) -> None:
+        """Fix the grids that are still open and fold what waited for them."""
+        for probe in [p for p in self.probes if p in self.uncalibrated]:
+            statistic, readings = self.statistics[probe], self.waiting.pop(probe)
+            statistic.calibrate([reading for reading, _ in readings])
+            for reading, group in readings:
+                statistic.fold(reading, group)
+        self.uncalibrated.clear()
+
+
+class _Runner(fx.Interpreter):
+    """Interprets the captured graph, hands tapped values to their probes and frees what nobody needs any more."""
+
+    def __init__(self, graph: ModelGraph, probes: Sequence[Probe], variants: Sequence[Variant]) -> None:
+        super().__init__(graph.module)
+        self.model_graph = graph
+        self.order = {node: i for i, node in enumerate(graph.module.graph.nodes)}
+        self.by_name = {node.name: node for node in graph.module.graph.nodes}
+        self.weights: dict[str, Any] = {}
+        self.ripe = {v: self._ripe(probes, v) for v in ("", *(variant.name for variant in variants))}
+        self.variants = [(variant, self._suffix(variant)) for variant in variants]
+        self.dying = self._last_uses()
+
+    def run_block(self, images: Tensor, block: Block, seed: int, fold: Folding) -> Any:
+        """Run one block through the network and its variants; return the network's output."""
+        self.args_iter = iter([images])
+        self.env = {}
+        output = None
+        for node in self.order:
+            self.env[node] = value = self.run_node(node)
+            if node.op == "output":
+                output = value
+            for probe in self.ripe[""].get(node, ()):
+                fold.take(probe, self._view(probe, block, seed, self.env), block.number)
+            for dead in self.dying.get(node, ()):
+                del self.env[dead]
+        base = self.env
+        for variant, suffix in self.variants:
+            changed = self.by_name[variant.node]
+            self.env = {**base, changed: variant.replace(base[changed])}
+            for node in (changed, *suffix):
+                if node is not changed:
+                    self.env[node] = self.run_node(node)
+                for probe in self.ripe[variant.name].get(node, ()):
+                    fold.take(probe, self._view(probe, block, seed, self.env), block.number)
+        self.env = {}
+        return output
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a parameter, convolution kernels laid out for channels-last maps."""
+        if target not in self.weights:
+            value = super().get_attr(target, args, kwargs)
+            if isinstance(value, torch.Tensor) and value.dim() == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            self.weights[target] = value
+        return self.weights[target]
+
+    def _taps(self, probe: Probe) -> dict[str, fx.Node]:
+        return {tap: self.by_name[probe.site.taps[tap].node] for tap in probe.taps}
+
+    def _view(self, probe: Probe, block: Block, seed: int, env: Mapping[fx.Node, Any]) -> View:
+        n = len(block.images)
+        tensors = {
+            tap: self.model_graph.channels_first(node.name, env[node])[:n] for tap, node in self._taps(probe).items()
+        }
+        return View(tensors, block.ids, block.labels, seed)
+
+    def _ripe(self, probes: Sequence[Probe], variant: str) -> dict[fx.Node, list[Probe]]:
+        """Probes by the node after which all that they read is there."""
+        ripe = defaultdict(list)
+        for probe in probes:
+            if probe.variant == variant:
+                ripe[max(self._taps(probe).values(), key=self.order.__getitem__)].append(probe)
+        return ripe
+
+    def _suffix(self, variant: Variant) -> list[fx.Node]:
+        """Nodes that a change reaches and that some probe of the variant waits for, in order."""
+        reached = {self.by_name[variant.node]}
+        for node in self.order:
+            if node.op != "output" and any(arg in reached for arg in node.all_input_nodes):
+                reached.add(node)
+        wanted = {
+            node for probes in self.ripe[variant.name].values() for p in probes for node in self._taps(p).values()
+        }
+        for node in reversed(self.order):
+            if node in wanted:
+                wanted.update(node.all_input_nodes)
+        changed = self.by_name[variant.node]
+        return [node for node in self.order if node in reached and node in wanted and node is not changed]
+
+    def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
+        """For each node of the base run, the values that may be freed after it."""
+        last = {node: node for node in self.order}
+        for node in self.order:
+            for arg in node.all_input_nodes:
+                last[arg] = node
+        for ripe, probes in self.ripe[""].items():
+            for node in (node for probe in probes for node in self._taps(probe).values()):
+                last[node] = max(last[node], ripe, key=self.order.__getitem__)
+        for variant, suffix in self.variants:
+            read = {arg for node in suffix for arg in node.all_input_nodes}
+            read |= {n for ps in self.ripe[variant.name].values() for p in ps for n in self._taps(p).values()}
+            for node in (read | {self.by_name[variant.node]}) - set(suffix):
+                last.pop(node, None)
+        dying = defaultdict(list)
+        for node, user in last.items():
+            dying[user].append(node)
+        return dying
