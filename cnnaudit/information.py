@@ -94,7 +94,8 @@ def expected_mutual_information(table: Tensor) -> Tensor:
 
 def _plugin(counts: Tensor, total: Tensor) -> Tensor:
     p = counts / total.clamp(min=torch.finfo(torch.float64).tiny)[..., None]
-    return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    bits: Tensor = -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    return bits
 
 
 def _chao_shen(counts: Tensor, total: Tensor) -> Tensor:

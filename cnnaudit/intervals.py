@@ -119,7 +119,8 @@ class Normal(Uncertain):
 
     def _on(self, bound: float) -> NDArray[np.bool_]:
         """Whether the value lies on the bound and no image disagrees."""
-        return (self.error == 0) & (self.value == bound)
+        on: NDArray[np.bool_] = (self.error == 0) & (self.value == bound)
+        return on
 
     def mean(self) -> Normal:
         # Without the units' covariances only perfect correlation is safe: sd(mean) <= mean(sd).

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["decide"]
 
 _SHOWN = 5
+_ELSEWHERE = "Correct `at:` or the metric; add `if_absent: skip` where the rule is meant for other networks too."
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def decide(plan: Plan, statistics: Mapping[Probe, Statistic], spec: Spec, *, cla
     verdicts = []
     for rule in spec.rules:
         mine = [check for check in plan.checks if check.rule is rule]
-        sites = sum(check.probe is not None for check in mine)
+        sites = max(1, sum(check.probe is not None for check in mine))
         found = [_check(check, statistics, spec, sites=sites, classes=classes) for check in mine]
         found += [_absent(rule, message) for absent, message in plan.absent if absent is rule]
         if found and all(v.outcome is Outcome.NOT_APPLICABLE for v in found) and rule.if_absent == "error":
@@ -115,7 +116,7 @@ def _nowhere(rule: Rule, found: list[Verdict]) -> Verdict:
         outcome=Outcome.ERROR,
         detail=f"Nothing was measured: the metric applies at none of the {len(found)} sites that the rule selects "
         f"({found[0].site}: {found[0].detail})",
-        advice="Choose a metric that applies there, or add `if_absent: skip` where the rule is meant for other networks too.",
+        advice=_ELSEWHERE,
     )
 
 
@@ -147,7 +148,7 @@ def _check(check: Check, statistics: Mapping[Probe, Statistic], spec: Spec, *, s
             **facts,
             outcome=Outcome.ERROR,
             detail=f"The metric crashed: {type(error).__name__}: {error}",
-            advice=f"Report it with the output of `cnnaudit explain {check.metric.name}` and the site's line of --dry-run.",
+            advice="Report it together with the site's line of `cnnaudit check --dry-run`.",
         )
     return _verdict(check, evidence, facts, alpha=alpha, confidence=spec.sampling.confidence, sites=sites)
 
@@ -188,41 +189,70 @@ def _mean(estimate: Uncertain, missing: int) -> Uncertain:
     return Normal(mean.value, np.sqrt(own**2 + sample))
 
 
-def _verdict(
-    check: Check, evidence: _Evidence, facts: dict[str, Any], *, alpha: float, confidence: float, sites: int
-) -> Verdict:
-    rule, estimate = check.rule, evidence.estimate
-    value = estimate.value
-    low, high = estimate.interval(confidence)
-    violates, keeps = _p_values(rule, estimate)
+@dataclass(frozen=True)
+class _Decision:
+    """What the units' evidence comes to.
+
+    Attributes:
+        outcome: For the site.
+        shown: Unit that stands for it: the worst where it fails, else the one on which a PASS hangs.
+        order: Units, worst first.
+        passing, failing: Units that surely keep, surely violate the bound at the levels of the decision.
+        alphas: One-sided levels at which a unit passes and fails, after multiplicity.
+    """
+
+    outcome: Outcome
+    shown: int
+    order: np.ndarray[Any, np.dtype[np.int64]]
+    passing: np.ndarray[Any, np.dtype[np.bool_]]
+    failing: np.ndarray[Any, np.dtype[np.bool_]]
+    alphas: tuple[float, float]
+
+
+def _decided(rule: Rule, evidence: _Evidence, *, alpha: float, sites: int) -> _Decision:
+    value = evidence.estimate.value
+    violates, keeps = _p_values(rule, evidence.estimate)
     closed = (evidence.needed > 0) | np.isnan(value)
     violates, keeps = np.where(closed, 1.0, violates), np.where(closed, 1.0, keeps)
     total = len(value) + evidence.missing
-    must = total if rule.reduce == "mean" else max(1, math.ceil(rule.share * total - 1e-9))
-    passing = violates <= alpha / (total - must + 1)
-    failing = keeps <= alpha / (must * max(sites, 1))
-    order = np.lexsort((-violates, keeps))
-    if failing.sum() >= total - must + 1:
-        outcome, shown = Outcome.FAIL, order[0]
-    else:
-        outcome = Outcome.PASS if passing.sum() >= must else Outcome.UNDECIDED
-        shown = np.argsort(violates, kind="stable")[min(must, len(value)) - 1]
-    bound, side = _deciding_bound(rule, value[shown])
-    worst = order[: min(_SHOWN, max(1, int((~passing).sum())))]
-    counts = UnitCounts(total, int(failing.sum()), total - int(failing.sum()) - int((passing & ~failing).sum()))
-    needed = _needed(evidence, facts["n_images"], shown, bound, low, high) if outcome is Outcome.UNDECIDED else 0
-    detail, advice = _words(check, evidence, outcome, shown, side, bound, low[shown], high[shown], needed)
+    must = max(1, math.ceil(rule.share * total - 1e-9))
+    alphas = alpha / (total - must + 1), alpha / (must * sites)
+    passing, failing = violates <= alphas[0], keeps <= alphas[1]
+    order = np.lexsort((_margin(rule, value), -violates, keeps))
+    if failing.sum() > total - must:
+        return _Decision(Outcome.FAIL, int(order[0]), order, passing, failing, alphas)
+    hangs_on = int(np.argsort(violates, kind="stable")[min(must, len(value)) - 1])
+    outcome = Outcome.PASS if passing.sum() >= must else Outcome.UNDECIDED
+    return _Decision(outcome, hangs_on, order, passing, failing, alphas)
+
+
+def _verdict(
+    check: Check, evidence: _Evidence, facts: dict[str, Any], *, alpha: float, confidence: float, sites: int
+) -> Verdict:
+    value = evidence.estimate.value
+    low, high = evidence.estimate.interval(confidence)
+    decision = _decided(check.rule, evidence, alpha=alpha, sites=sites)
+    shown = decision.shown
+    bound, side = _deciding_bound(check.rule, value[shown])
+    failing = int(decision.failing.sum())
+    open_units = len(value) + evidence.missing - int((decision.passing | decision.failing).sum())
+    listed = decision.order[: min(_SHOWN, max(1, failing + open_units))]
+    needed = 0
+    if decision.outcome is Outcome.UNDECIDED:
+        needed = _images_needed(check.rule, evidence, decision, bound, facts["n_images"])
+    straddles = bool(low[shown] <= bound <= high[shown])
+    detail, advice = _words(check, evidence, decision, side=side, needed=needed, straddles=straddles)
     return Verdict(
         **facts,
-        outcome=outcome,
+        outcome=decision.outcome,
         value=float(value[shown]),
         low=float(low[shown]),
         high=float(high[shown]),
         bound=bound,
         side=side,
         n_needed=needed,
-        units=counts,
-        worst=tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in worst),
+        units=UnitCounts(len(value) + evidence.missing, failing, open_units),
+        worst=tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in listed),
         detail=detail,
         advice=advice,
     )
@@ -230,68 +260,75 @@ def _verdict(
 
 def _p_values(rule: Rule, estimate: Uncertain) -> tuple[Array, Array]:
     """p-values of "the unit violates" and of "the unit keeps" the rule's bounds."""
-    violates, keeps = [], []
-    if rule.min is not None:
-        violates.append(estimate.p_below(rule.min))
-        keeps.append(estimate.p_at_least(rule.min))
-    if rule.max is not None:
-        violates.append(estimate.p_above(rule.max))
-        keeps.append(estimate.p_at_most(rule.max))
+    tests = {"min": (estimate.p_below, estimate.p_at_least), "max": (estimate.p_above, estimate.p_at_most)}
+    violates, keeps = zip(
+        *([test(bound) for test in tests[side]] for side, bound in _bounds(rule).items()), strict=True
+    )
     # Of two bounds either may be the violated one, so the smaller p-value counts twice.
     return np.max(violates, axis=0), np.minimum(1, len(keeps) * np.min(keeps, axis=0))
 
 
+def _bounds(rule: Rule) -> dict[str, float]:
+    return {side: bound for side, bound in (("min", rule.min), ("max", rule.max)) if bound is not None}
+
+
+def _margin(rule: Rule, value: Array) -> Array:
+    """Distance to the nearest bound, negative where it is violated."""
+    distances = [value - bound if side == "min" else bound - value for side, bound in _bounds(rule).items()]
+    return np.minimum(distances[0], distances[-1])
+
+
 def _deciding_bound(rule: Rule, value: float) -> tuple[float, str]:
     """The bound that the value violates, or else comes nearest to."""
-    sides = {side: bound for side, bound in (("min", rule.min), ("max", rule.max)) if bound is not None}
+    sides = _bounds(rule)
     side = min(sides, key=lambda side: (value - sides[side]) * (1 if side == "min" else -1))
     return sides[side], side
 
 
-def _needed(evidence: _Evidence, n: int, shown: int, bound: float, low: Array, high: Array) -> int:
-    """Images that would probably decide: the interval shrinks with their square root until it clears the bound."""
+def _images_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: float, n: int) -> int:
+    """Images that would probably decide the shown unit; 0 where no number would.
+
+    The deciding interval is the one-sided one at the level that multiplicity leaves. It shrinks with the square
+    root of the number of images until it clears the bound, if the value stays where it is.
+    """
+    shown = decision.shown
     if evidence.needed[shown] > 0:
         return int(evidence.needed[shown])
-    distance = abs(evidence.estimate.value[shown] - bound)
-    reach = (high[shown] - low[shown]) / 2
-    if not distance or not math.isfinite(reach) or not reach or math.isnan(distance):
+    value = evidence.estimate.value[shown]
+    keeps = _margin(rule, evidence.estimate.value)[shown] >= 0
+    low, high = evidence.estimate.interval(1 - 2 * decision.alphas[0 if keeps else 1])
+    reach = value - low[shown] if value > bound else high[shown] - value
+    distance = abs(value - bound)
+    if evidence.missing or not distance or not math.isfinite(reach):
         return 0
-    return math.ceil(n * max(1.0, (reach / distance) ** 2)) + 1
+    # 5 % on top, because the value will move a little.
+    return math.ceil(1.05 * n * max(1.0, float(reach / distance) ** 2))
 
 
 def _words(
-    check: Check,
-    evidence: _Evidence,
-    outcome: Outcome,
-    shown: int,
-    side: str,
-    bound: float,
-    low: float,
-    high: float,
-    needed: int,
+    check: Check, evidence: _Evidence, decision: _Decision, *, side: str, needed: int, straddles: bool
 ) -> tuple[str, str]:
     """What the verdict means, and what to do next."""
     field = check.metric.fields[check.rule.field]
-    if outcome is Outcome.PASS:
-        return f"{field.summary[0].upper()}{field.summary[1:]} keeps its bound.", ""
-    if outcome is Outcome.FAIL:
-        return field.low if side == "min" else field.high
-    if evidence.needed[shown] > 0:
-        return f"Too few images: {evidence.reason}.", f"Audit at least {needed:,} images."
-    if math.isnan(evidence.estimate.value[shown]):
+    if decision.outcome is not Outcome.UNDECIDED:
+        said = field.low if side == "min" else field.high
+        return said if decision.outcome is Outcome.FAIL else ("", "")
+    if evidence.needed[decision.shown] > 0:
+        return f"Too few images to judge: {evidence.reason}.", f"Audit at least {needed:,} images."
+    if math.isnan(evidence.estimate.value[decision.shown]):
         return (
             "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",
-            "Look at them with activity.dead; exempt them with `share:` if they are meant to be silent.",
+            "See activity.dead there; exempt units that are meant to be silent with `share:`.",
         )
     if evidence.missing:
+        read = len(evidence.kernels)
         return (
-            f"Memory reached for {len(evidence.kernels)} of {len(evidence.kernels) + evidence.missing} kernels, "
-            "and the rule speaks of all.",
+            f"Memory reached for {read} of {read + evidence.missing} kernels, and the rule speaks of all.",
             "Raise sampling.max_memory, narrow `at:`, or judge `reduce: mean`.",
         )
-    straddles = low <= bound <= high
-    told = (
-        "the interval contains the bound" if straddles else "one interval among so many units could clear it by chance"
-    )
-    many = f"About {needed:,} images would decide it" if needed else "More images would narrow it"
-    return f"Not decided: {told}.", f"{many}; or move the bound away from the value."
+    means = "The interval contains the bound: these images do not tell on which side of it the truth lies."
+    if not straddles:
+        units = len(evidence.estimate.value)
+        means = f"Alone this interval would clear the bound; the worst of {units} units could do so by chance."
+    onwards = "The value lies on the bound, where no number of images decides: move the bound."
+    return means, f"Audit about {needed:,} images, or move the bound away from the value." if needed else onwards

@@ -73,7 +73,7 @@ def measure(
     groups = max(1, min(_GROUPS, -(-count // block)))
     folding = Folding([probe], groups)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(data[0].device)
-    for number, ids in enumerate(order.split(block)):
+    for number, ids in enumerate(torch.split(order, block)):
         taps = {tap: x[ids] for tap, x in zip(metric.taps, data, strict=True)}
         folding.take(probe, View(taps, ids, None if y is None else y[ids], seed), number)
         folding.end_of_block()
@@ -81,7 +81,9 @@ def measure(
     found = metric.evaluate(folding.statistics[probe], site, params)[field]
     if estimand == "dataset":
         if not metric.fields[field].exact:
-            raise MetricError(f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value")
+            raise MetricError(
+                f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value"
+            )
         found = found.on_dataset()
     lows, highs = found.interval(confidence)
     mean = found.mean()
@@ -111,10 +113,14 @@ def _find(name: str) -> tuple[Metric, str]:
 
 def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
     if len(data) != len(metric.taps):
-        raise MetricError(f"{metric.name} reads {len(metric.taps)} tensor(s): {', '.join(metric.taps)}; got {len(data)}")
+        raise MetricError(
+            f"{metric.name} reads {len(metric.taps)} tensor(s): {', '.join(metric.taps)}; got {len(data)}"
+        )
     for x in data:
         if x.dim() < 2 or not len(x):
-            raise MetricError(f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}")
+            raise MetricError(
+                f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
+            )
     if len({len(x) for x in data}) > 1:
         raise MetricError(f"the tensors hold different numbers of images: {[len(x) for x in data]}")
     op = facts.get("op", "max")

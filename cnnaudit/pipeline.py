@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from cnnaudit.errors import LoadError
 from cnnaudit.graph import capture
 from cnnaudit.judge import decide
 from cnnaudit.load import Block, Images, Trust, load_model, open_images
-from cnnaudit.metrics import registry, vocabulary
+from cnnaudit.metrics import vocabulary
 from cnnaudit.plan import Plan, make_plan
 from cnnaudit.result import Report
 from cnnaudit.spec import Spec, from_mapping
@@ -29,8 +28,9 @@ from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from cnnaudit.graph import ModelGraph
 
@@ -224,5 +224,3 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
         fewest = min(len(p.units) for p in sampled)
         notes.append(f"Memory did not reach for all kernels: at {len(sampled)} places as few as {fewest} were sampled.")
     return tuple(notes)
-
-

@@ -64,6 +64,11 @@ class Plan:
     groups: int
     bytes: int
 
+    @property
+    def absent_errors(self) -> tuple[Rule, ...]:
+        """Rules that select nothing although they should."""
+        return tuple(rule for rule, _ in self.absent if rule.if_absent == "error")
+
 
 def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool, n_images: int | None) -> Plan:
     """Resolve a spec against a network's sites.
@@ -91,7 +96,8 @@ def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool
         if not selected:
             absent.append((rule, _near_misses(rule, metric, sites)))
         checks += [_check(rule, metric, site) for site in selected]
-    groups = GROUPS if n_images is None else max(1, min(GROUPS, -(-n_images // spec.sampling.block)))
+    blocks = GROUPS if n_images is None else -(-n_images // spec.sampling.block)
+    groups = max(1, min(GROUPS, blocks))
     checks = _fit(checks, groups, classes, spec.sampling.max_memory, spec.sampling.seed)
     probes = tuple(dict.fromkeys(check.probe for check in checks if check.probe is not None))
     return Plan(tuple(checks), tuple(absent), probes, groups, _bytes(probes, groups, classes))

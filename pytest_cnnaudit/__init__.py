@@ -1,0 +1,1 @@
+"""Home of the pytest plugin; nothing is registered with pytest yet."""

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
-from torchvision import models
 
 from cnnaudit.errors import GraphError
 from cnnaudit.graph import ModelGraph, capture
@@ -45,16 +44,12 @@ class Functional(nn.Module):
         return F.linear(F.adaptive_avg_pool2d(out, 1).flatten(1), self.head)
 
 
-@pytest.mark.parametrize(
-    "build", [models.resnet18, models.mobilenet_v3_small, models.densenet121, Functional], ids=lambda f: f.__name__
-)
-def test_the_graph_computes_what_the_model_computes_bit_by_bit_at_any_batch_size(build):
-    torch.manual_seed(0)
-    model = build()
-    graph = capture(model, torch.zeros(2, 3, 64, 64))
+def test_the_graph_computes_what_the_model_computes_at_any_batch_size():
+    model = Functional()
+    graph = capture(model, EXAMPLE)
     assert graph.batch is None
-    assert graph.input_shape == (3, 64, 64)
-    images = torch.randn(5, 3, 64, 64)
+    assert graph.input_shape == (3, 16, 16)
+    images = torch.randn(5, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(fx.Interpreter(graph.module).run(images), model.eval()(images))
         assert torch.equal(fx.Interpreter(graph.module).run(images[:1]), model(images[:1]))
@@ -186,8 +181,11 @@ def test_a_branch_on_values_is_explained(capfd):
 
 
 def test_a_wrong_input_is_explained():
-    with pytest.raises(GraphError, match=r"Conv2d cannot be captured as a graph: RuntimeError: .*channels"):
+    with pytest.raises(GraphError) as raised:
         capture(nn.Conv2d(4, 4, 3), EXAMPLE)
+    message = str(raised.value).splitlines()
+    assert message[0].startswith("Conv2d does not run on a batch of shape (2, 3, 16, 16): RuntimeError: ")
+    assert message[1:] == ["Give it images of the size, channels and type it was trained with."]
 
 
 def test_one_image_is_refused():

@@ -52,7 +52,8 @@ def capture(model: nn.Module, example: Tensor) -> ModelGraph:
             try:
                 module = _export(model, example, dynamic_batch=False)
             except _UNTRACEABLE:
-                raise GraphError(_explain(model, reason)) from reason
+                _check_that_it_runs(model, example)
+                raise GraphError(_untraceable(model, reason)) from reason
     flow = Dataflow(module.graph)
     sites = sites_of(module, flow)
     placeholder = next(n for n in module.graph.nodes if n.op == "placeholder")
@@ -125,11 +126,26 @@ def _name(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _explain(model: nn.Module, reason: Exception) -> str:
-    first_line = next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
+def _check_that_it_runs(model: nn.Module, example: Tensor) -> None:
+    """Tells a model that fails on these images apart from one that only cannot be traced."""
+    try:
+        model(example.clone())
+    except _UNTRACEABLE as reason:
+        raise GraphError(
+            f"{_name(model)} does not run on a batch of shape {tuple(example.shape)}: {_first_line(reason)}\n"
+            "Give it images of the size, channels and type it was trained with."
+        ) from reason
+
+
+def _untraceable(model: nn.Module, reason: Exception) -> str:
     return (
-        f"{_name(model)} cannot be captured as a graph: {type(reason).__name__}: {first_line}\n"
+        f"{_name(model)} cannot be captured as a graph: {_first_line(reason)}\n"
         "torch.export follows the forward without data: it cannot branch on a tensor's values "
         "(`if x.sum() > 0`, `.item()`, `.numpy()`). Replace such code by torch.where or a constant, "
         "or audit the part of the model that has none."
     )
+
+
+def _first_line(reason: Exception) -> str:
+    text = next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
+    return f"{type(reason).__name__}: {text}"

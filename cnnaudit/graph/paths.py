@@ -44,14 +44,14 @@ def name_sites(nodes: Iterable[Node], sites: Sequence[tuple[Node, str]]) -> list
 
 
 def _calls(nodes: Iterable[Node]) -> dict[Node, tuple[str, int]]:
-    """Innermost module of each node and which call of it this is."""
+    """Innermost module of each node and which call of it this is; the model itself is called once."""
     calls: defaultdict[str, dict[str, int]] = defaultdict(dict)
     found = {}
     for node in nodes:
-        stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+        stack = node.meta.get("nn_module_stack") or {"": ("",)}
         key, (path, *_) = list(stack.items())[-1]
         module = _CALL.sub("", path)
-        found[node] = (module, calls[module].setdefault(key, len(calls[module])))
+        found[node] = (module, calls[module].setdefault(key, len(calls[module])) if module else 0)
     return found
 
 

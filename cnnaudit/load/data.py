@@ -195,7 +195,7 @@ def _npz(source: Source) -> Images:
             if names["images"] not in archive:
                 raise LoadError(f"data {source.written}: no array {names['images']!r}; it has {', '.join(archive)}")
             images = archive[names["images"]]
-            labels = archive[names["labels"]] if names["labels"] in archive else None
+            labels = archive.get(names["labels"])
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise LoadError(f"data {source.written}: not a readable npz of plain arrays ({error})") from error
     return _Arrays(images, labels, source.written)

@@ -35,9 +35,47 @@ def _images(need: Need) -> int:
     at=Op.CONV,
     taps="response",
     fields={
-        "dead": Field("kernels", "1 where the kernel never fires, else 0", "lower", dataset=True, exact=True),
-        "apoz": Field("fraction", "average fraction of positions at exactly zero", "lower", exact=True),
-        "dormant": Field("ratio", "mean magnitude over the layer's mean", "higher", exact=True),
+        "dead": Field(
+            "indicator",
+            "1 where the kernel never fires, else 0",
+            "lower",
+            high=(
+                "Kernels that are exactly zero everywhere: they cost time and memory and carry nothing.",
+                "Check that weights and preprocessing are the right ones; else prune them, or retrain with a smaller "
+                "learning rate or a leaky activation.",
+            ),
+            dataset=True,
+            exact=True,
+        ),
+        "apoz": Field(
+            "fraction",
+            "average fraction of positions at exactly zero",
+            "lower",
+            high=(
+                "Kernels that are silent at most positions of most images.",
+                "See activity.dead and class_information there: a rare kernel that tells classes apart is healthy, a "
+                "silent one can be pruned.",
+            ),
+            low=(
+                "Kernels that are hardly ever silent: their activation passes nearly everything.",
+                "See whether they act as a constant: class_information near 0 says so.",
+            ),
+            exact=True,
+        ),
+        "dormant": Field(
+            "ratio",
+            "mean magnitude over the layer's mean",
+            "higher",
+            low=(
+                "Kernels that respond far more weakly than the rest of their layer.",
+                "Look at the scale of their norm: a tiny one makes them candidates for pruning.",
+            ),
+            high=(
+                "Kernels that respond far more strongly than the rest of their layer.",
+                "Look at the scale of their norm, and at the images for saturation.",
+            ),
+            exact=True,
+        ),
     },
     interval="dead: exact binomial; apoz, dormant: influence function over images",
     cost="two whole-map reductions",

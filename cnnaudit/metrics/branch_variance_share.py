@@ -16,15 +16,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_SILENT = (
+    "The sum varies almost only with its skip: the branch adds little or nothing.",
+    "Look at the branch's last norm and convolution: a zero scale silences it (an initial zero that never trained, "
+    "pruning, a wrong checkpoint). If it is silent on purpose, remove the block.",
+)
+_ALONE = (
+    "The sum varies almost only with its branch: the skip carries little.",
+    "Look at what feeds the skip; a projection that shrank makes the block an ordinary one.",
+)
+
+
 @metric(
     reads=PairMoments,
     at=Op.RESIDUAL,
     taps=("skip", "branch"),
     fields={
-        "share": Field("fraction", "the branch's share of the sum's variance"),
-        "skip_share": Field("fraction", "the skip's share; the two add up to 1"),
-        "standardised": Field("fraction", "the branch's share, averaged over channels of equal weight"),
-        "ratio": Field("ratio", "root mean square of the branch over that of the skip"),
+        "share": Field("fraction", "the branch's share of the sum's variance", "", _SILENT, _ALONE),
+        "skip_share": Field("fraction", "the skip's share; the two add up to 1", "", _ALONE, _SILENT),
+        "standardised": Field("fraction", "the branch's share, channels weighing the same", "", _SILENT, _ALONE),
+        "ratio": Field("ratio", "root mean square of the branch over that of the skip", "", _SILENT, _ALONE),
         "correlation": Field("correlation", "of branch and skip, over all channels"),
     },
     interval="delete-a-group jackknife over images",

@@ -25,15 +25,28 @@ def _images(need: Need) -> int:
     return 5 * int(need.params["bins"]) * need.classes
 
 
+_LITTLE = (
+    "Kernels that respond alike to all classes: by themselves they say next to nothing about the label.",
+    "See activity.dead there first; else they are redundant, or matter only together with others: exempt a few of "
+    "them with `share:`, or start the rule deeper in the network with `at:`.",
+)
+_MUCH = (
+    "Kernels that say more about the label than the rule allows.",
+    "Look for a shortcut: a mark, border or scanner in the images that gives the class away.",
+)
+
+
 @metric(
     reads=ClassHistogram,
     at=Op.CONV,
     taps="response",
     fields={
-        "information": Field("bits", "mutual information of response and class", "higher"),
-        "chance_adjusted": Field("bits", "the same less what chance alone would give", "higher"),
-        "uncertainty_coefficient": Field("fraction", "information over the classes' entropy", "higher"),
-        "normalised": Field("fraction", "information over the most that these bins and classes allow", "higher"),
+        "information": Field("bits", "mutual information of response and class", "higher", _LITTLE, _MUCH),
+        "chance_adjusted": Field("bits", "the same less what chance alone would give", "higher", _LITTLE, _MUCH),
+        "uncertainty_coefficient": Field("fraction", "information over the classes' entropy", "higher", _LITTLE, _MUCH),
+        "normalised": Field(
+            "fraction", "information over the most that bins and classes allow", "higher", _LITTLE, _MUCH
+        ),
     },
     interval="influence function over images; lower end less expected information, upper end Miller-Madow",
     cost="one whole-map mean, shared",

@@ -33,10 +33,15 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     levels = params.get("levels") or default_levels(site)
     if levels**windows.entries > CELLS:
         return f"{levels} levels of {windows.entries} values do not fit {CELLS} cells; use {default_levels(site)}"
-    if field == "density_ratio" and not windows.blocks:
+    return _no_density(windows, levels) if field == "density_ratio" else None
+
+
+def _no_density(windows: Windows, levels: int) -> str | None:
+    if not windows.blocks:
         return "the output has no neighbours to take together"
-    if field == "density_ratio" and levels ** (2 ** len(windows.spatial)) > CELLS:
-        return f"{levels} levels of {2 ** len(windows.spatial)} neighbours do not fit {CELLS} cells"
+    neighbours = 2 ** len(windows.spatial)
+    if levels**neighbours > CELLS:
+        return f"{levels} levels of {neighbours} neighbours do not fit {CELLS} cells"
     return None
 
 
@@ -54,18 +59,33 @@ def _gate(counts: WindowHistogram, site: Site, params: Mapping[str, Any]) -> Gat
     return Gate(np.asarray(needed.cpu(), dtype=np.int64), "too few windows for the cells that occur")
 
 
+_MUCH = (
+    "The pool throws away more of its windows' entropy than the rule allows, at this resolution.",
+    "Compare with relative_max, _avg, _min and _stride here: where another operator loses clearly less, try it.",
+)
+_LITTLE = (
+    "The pool loses less than the rule expects: its windows are nearly constant.",
+    "See activity.apoz before this site: the maps may carry little.",
+)
+_SPARSER = (
+    "The pool makes the map sparser: an output value carries less entropy than an input value did.",
+    "Compare the operators with relative_max, _avg, _min and _stride; after a ReLU a min pool does this.",
+)
+_DENSER = ("The pool makes the map denser than the rule allows.", "Compare with the other operators at this site.")
+
+
 @metric(
     reads=WindowHistogram,
     at=Op.POOL,
     taps="input",
     fields={
-        "relative": Field("fraction", "share of the window's entropy that is lost", "lower"),
-        "bits": Field("bits/window", "entropy that is lost", "lower"),
-        "density_ratio": Field("ratio", "entropy per value after the pool over that before", "higher"),
-        "relative_max": Field("fraction", "relative loss had it been max pooling", "lower"),
-        "relative_avg": Field("fraction", "relative loss had it been average pooling", "lower"),
-        "relative_min": Field("fraction", "relative loss had it been min pooling", "lower"),
-        "relative_stride": Field("fraction", "relative loss had it taken the first value", "lower"),
+        "relative": Field("fraction", "share of the window's entropy that is lost", "lower", _LITTLE, _MUCH),
+        "bits": Field("bits/window", "entropy that is lost", "lower", _LITTLE, _MUCH),
+        "density_ratio": Field("ratio", "entropy per value after the pool over before", "higher", _SPARSER, _DENSER),
+        "relative_max": Field("fraction", "relative loss had it been max pooling", "lower", _LITTLE, _MUCH),
+        "relative_avg": Field("fraction", "relative loss had it been average pooling", "lower", _LITTLE, _MUCH),
+        "relative_min": Field("fraction", "relative loss had it been min pooling", "lower", _LITTLE, _MUCH),
+        "relative_stride": Field("fraction", "relative loss had it taken the first value", "lower", _LITTLE, _MUCH),
     },
     interval="delete-a-group jackknife over images",
     cost="a row gather of the sampled windows and a joint histogram",
@@ -110,7 +130,8 @@ def pool_entropy_loss(
     edge, centre = counts.calibration["edges"], counts.calibration["centres"]
     whole = entropy(joint, estimator)
     cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device).expand(len(joint), -1, -1)
-    kept = {name: _pooled_entropy(joint, cells, name, edge, centre, estimator) for name in _OPERATORS}
+    results = {name: pooled_level(cells, name, edge, centre) for name in _OPERATORS}
+    kept = {name: entropy(_regrouped(joint, result, counts.levels), estimator) for name, result in results.items()}
     lost = {name: (whole - h).clamp(min=0) for name, h in kept.items()}
     found = {
         "relative": lost[site.operator] / whole,
@@ -120,12 +141,10 @@ def pool_entropy_loss(
     return found | {f"relative_{name}": loss / whole for name, loss in lost.items()}
 
 
-def _pooled_entropy(
-    joint: Tensor, cells: Tensor, operator: str, edge: Tensor, centre: Tensor, estimator: Estimator
-) -> Tensor:
-    level = pooled_level(cells, operator, edge, centre)
-    result = torch.zeros(centre.shape, dtype=torch.float64, device=joint.device)
-    return entropy(result.scatter_add(1, level, joint.double()), estimator)
+def _regrouped(joint: Tensor, result: Tensor, levels: int) -> Tensor:
+    """Counts of the result from the counts of the cells."""
+    counts = torch.zeros(len(joint), levels, dtype=torch.float64, device=joint.device)
+    return counts.scatter_add(1, result, joint.double())
 
 
 def _density_ratio(counts: WindowHistogram, like: Tensor, estimator: Estimator) -> Tensor:

@@ -29,16 +29,24 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     return None
 
 
+_MUCH = (
+    "The windows hold more active values than the operator can carry: it throws that share of them away.",
+    "Compare with the fields max, avg, min and stride: where another operator loses clearly less, try it; a loss "
+    "near 1 after a ReLU is a min pool or a stride.",
+)
+_LITTLE = ("The windows are nearly empty: there is little that could be lost.", "See activity.apoz before this site.")
+
+
 @metric(
     reads=WindowActivity,
     at=(Op.POOL, Op.CONV),
     taps="input",
     fields={
-        "loss": Field("fraction", "share of active values that the operator cannot carry", "lower"),
-        "max": Field("fraction", "the same had it been max pooling", "lower"),
-        "avg": Field("fraction", "the same had it been average pooling", "lower"),
-        "min": Field("fraction", "the same had it been min pooling", "lower"),
-        "stride": Field("fraction", "the same had it taken the first value of each window", "lower"),
+        "loss": Field("fraction", "share of active values that the operator cannot carry", "lower", _LITTLE, _MUCH),
+        "max": Field("fraction", "the same had it been max pooling", "lower", _LITTLE, _MUCH),
+        "avg": Field("fraction", "the same had it been average pooling", "lower", _LITTLE, _MUCH),
+        "min": Field("fraction", "the same had it been min pooling", "lower", _LITTLE, _MUCH),
+        "stride": Field("fraction", "the same had it taken the first value of each window", "lower", _LITTLE, _MUCH),
     },
     interval="linearised ratio over images",
     cost="a row gather of the sampled windows",

@@ -1,0 +1,7 @@
+"""``python -m cnnaudit``."""
+
+import sys
+
+from cnnaudit.cli import main
+
+sys.exit(main())

@@ -1,0 +1,70 @@
+"""What ``check --dry-run`` prints: sites, rules, memory and images needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnnaudit.pipeline import Prepared
+    from cnnaudit.site import Site
+    from cnnaudit.spec import Rule
+
+__all__ = ["describe"]
+
+
+def describe(prepared: Prepared) -> str:
+    """Return the sites with the rules that cover them by number, then the rules with what they need."""
+    plan, spec = prepared.plan, prepared.spec
+    sites = [_site(site, prepared) for site in prepared.graph.sites]
+    rules = [_rule(number, rule, prepared) for number, rule in enumerate(spec.rules, 1)]
+    absent = [f"{spec.place(rule)}: rule {rule.id!r} selects nothing: {message}" for rule, message in plan.absent]
+    covered = sum(any(c.site is site for c in plan.checks) for site in prepared.graph.sites)
+    count = prepared.images.count
+    images = "an unknown number of images" if count is None else f"{count:,} images"
+    columns = ["site", "op", "units", "map", "kernel", "stride", "field", "taps", "KiB", "rules"]
+    parts = [
+        tabulate(sites, headers=columns, disable_numparse=True),
+        tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", "images needed"], disable_numparse=True),
+        *absent,
+        f"{len(sites)} sites, {covered} under a rule; {images}; "
+        f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",
+    ]
+    return "\n\n".join(parts)
+
+
+def _site(site: Site, prepared: Prepared) -> Sequence[str]:
+    plan = prepared.plan
+    tap = site.taps.get("output") or site.taps.get("sum")
+    kind = f"{site.operator} {site.op}" if site.operator else str(site.op)
+    mine = [c for c in plan.checks if c.site is site and c.probe is not None]
+    numbers = [str(i) for i, rule in enumerate(prepared.spec.rules, 1) if any(c.rule is rule for c in mine)]
+    size = sum(p.statistic.size(p, plan.groups, prepared.classes) for p in {c.probe for c in mine} if p)
+    return [
+        site.path,
+        f"global {kind}" if site.is_global else kind,
+        str(site.units),
+        _times(tap.spatial) if tap else "",
+        _times(site.kernel),
+        _times(site.stride),
+        _times(site.receptive_field),
+        " ".join(site.taps),
+        f"{size / 1024:,.0f}" if size else "",
+        " ".join(numbers) or "-",
+    ]
+
+
+def _rule(number: int, rule: Rule, prepared: Prepared) -> Sequence[str]:
+    alpha = 1 - prepared.spec.sampling.confidence
+    checks = [c for c in prepared.plan.checks if c.rule is rule]
+    judged = [c for c in checks if c.probe is not None]
+    needed = max((c.images(prepared.classes, alpha) for c in judged), default=0)
+    counts = [str(len(judged)), str(len(checks) - len(judged))]
+    return [str(number), rule.id, str(rule.line), *counts, f"{needed:,}" if judged else ""]
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,78 @@
+"""``cnnaudit check``: the main job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cnnaudit.report import formats, render
+
+if TYPE_CHECKING:
+    from cnnaudit.result import Report
+
+__all__ = ["command"]
+
+
+def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:  # noqa: ARG001
+    targets = [(name, path) for name, _, path in (value.partition("=") for value in values)]
+    for name, _ in targets:
+        if name not in formats():
+            raise click.BadParameter(f"there is no format {name!r}; there are {', '.join(formats())}")
+    return targets
+
+
+@click.command()
+@click.argument("spec", type=click.Path(exists=True, dir_okay=False))
+@click.option("--dry-run", is_flag=True, help="List sites, rules, memory and images needed; read one block only.")
+@click.option(
+    "--format",
+    "targets",
+    multiple=True,
+    metavar="NAME[=PATH]",
+    callback=_parsed,
+    help=f"Report format, repeatable: {', '.join(formats())}. Without a path it goes to stdout. Default: text.",
+)
+@click.option("--device", help="Where to run, such as cpu or cuda:0. Default: where the model is.")
+@click.option(
+    "--allow-import",
+    "allow_imports",
+    multiple=True,
+    metavar="GLOB",
+    help="Code that the spec may import: a module (pkg.models.*) or a file (examples/**.py). Repeatable.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    spec: str,
+    *,
+    dry_run: bool,
+    targets: list[tuple[str, str]],
+    device: str | None,
+    allow_imports: tuple[str, ...],
+) -> None:
+    """Judge the network that SPEC names by SPEC's rules."""
+    from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when it is needed, not for --help
+
+    if dry_run:
+        prepared = pipeline.prepare(spec, allow_imports=allow_imports, device=device)
+        from cnnaudit.cli._dry_run import describe  # noqa: PLC0415
+
+        click.echo(describe(prepared))
+        ctx.exit(2 if prepared.plan.absent_errors else 0)
+    report = pipeline.audit(spec, allow_imports=allow_imports, device=device, progress=sys.stderr.isatty())
+    _write(report, targets or [("text", "")])
+    ctx.exit(report.exit_code)
+
+
+def _write(report: Report, targets: list[tuple[str, str]]) -> None:
+    for name, path in targets:
+        text = render(report, name)
+        if path:
+            Path(path).write_text(text, encoding="utf-8")
+        else:
+            click.echo(text, nl=False)
+    if all(path for _, path in targets):
+        click.echo(render(report, "text"), nl=False)

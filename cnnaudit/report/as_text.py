@@ -1,0 +1,168 @@
+"""The report for a terminal: what is wrong first, then a table of all rules, then one line."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from cnnaudit.result import Outcome, Report, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["block", "number", "render"]
+
+_WIDTH = 110
+_BLOCKS = 3
+_LOUD = (Outcome.ERROR, Outcome.FAIL, Outcome.UNDECIDED)
+_WORDS = {
+    Outcome.PASS: "passed",
+    Outcome.FAIL: "failed",
+    Outcome.UNDECIDED: "undecided",
+    Outcome.NOT_APPLICABLE: "not applicable",
+    Outcome.ERROR: "could not be evaluated",
+}
+
+
+def render(report: Report) -> str:
+    """Return the report as text of at most 110 columns."""
+    parts = [_heading(report)]
+    for rule in report.spec["rules"]:
+        loud = sorted(_loud(report, rule), key=lambda v: _LOUD.index(v.outcome))
+        parts += [block(verdict, report) for verdict in loud[:_BLOCKS]]
+        if len(loud) > _BLOCKS:
+            rest = ", ".join(f"{v.site} ({v.outcome})" for v in loud[_BLOCKS:])
+            parts.append(_wrapped(f"      and {len(loud) - _BLOCKS} more sites of {rule}: ", rest))
+    parts += [_table(report), *(_wrapped("note  ", note) for note in report.notes), _last_line(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def block(verdict: Verdict, report: Report) -> str:
+    """Return what a reader must know of one verdict: eight lines, and the rule's own reason where it has one."""
+    place = f"{report.spec['path']}:{verdict.line}" if verdict.line else report.spec["path"]
+    severity = "" if verdict.severity == "error" else f"  ({verdict.severity})"
+    lines = [f"{verdict.outcome.upper()}  {verdict.rule}{severity}  {place}"]
+    if verdict.why:
+        lines.append(_wrapped("  why       ", verdict.why))
+    if verdict.site:
+        lines.append(f"  layer     {verdict.site} ({verdict.op})")
+    if verdict.value is not None:
+        lines += [
+            f"  measured  {_measured(verdict, report)}",
+            f"  bound     {verdict.side} {number(verdict.bound)}",
+            _wrapped("  units     ", _units(verdict)),
+        ]
+    if verdict.n_images:
+        lines.append(f"  images    {_images(verdict)}")
+    lines.append(_wrapped("  means     ", verdict.detail))
+    if verdict.advice:
+        lines.append(_wrapped("  do        ", verdict.advice))
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Return a number with four significant digits."""
+    if value is None or math.isnan(value):
+        return "undefined"
+    return f"{value:.4g}"
+
+
+def _heading(report: Report) -> str:
+    model, data = report.model, report.data
+    weights = f" with {model['weights']}" if model["weights"] else ""
+    sites = ", ".join(f"{n} {op}" for op, n in model["sites"].items())
+    available = data["available"]
+    of = f" of {available:,}" if available and available != data["n_images"] else ""
+    return (
+        f"model  {model['source']}{weights}: {sites}\n"
+        f"data   {data['source']}: {data['n_images']:,}{of} images, order {data['order']}"
+    )
+
+
+def _loud(report: Report, rule: str) -> list[Verdict]:
+    return [v for v in report.verdicts if v.rule == rule and v.outcome in _LOUD]
+
+
+def _measured(verdict: Verdict, report: Report) -> str:
+    confidence = f"{report.settings['confidence']:.4g}"
+    percent = f"{float(confidence) * 100:g} %"
+    return (
+        f"{verdict.metric}.{verdict.field} = {number(verdict.value)} {verdict.unit}, "
+        f"{percent} interval [{number(verdict.low)}, {number(verdict.high)}]"
+    )
+
+
+def _units(verdict: Verdict) -> str:
+    counts, noun = verdict.units, "kernels" if verdict.op == "conv" else "units"
+    if verdict.reduce == "mean":
+        return "judged by the mean of the site's units"
+    if counts.total == 1:
+        return "judged as a whole"
+    told = [f"{counts.failing} of {counts.total} {noun} violate the bound"]
+    if counts.undecided:
+        told.append(f"{counts.undecided} undecided")
+    if verdict.share < 1:
+        told.append(f"{verdict.share:.0%} must keep it")
+    worst = ", ".join(f"{kernel} ({number(value)})" for kernel, value, _, _ in verdict.worst)
+    return f"{', '.join(told)}; worst: {worst}"
+
+
+def _images(verdict: Verdict) -> str:
+    needed = f", about {verdict.n_needed:,} needed" if verdict.n_needed else ""
+    return f"{verdict.n_images:,} read{needed}"
+
+
+def _table(report: Report) -> str:
+    rows = [_row(report, rule) for rule in report.spec["rules"]]
+    return tabulate(
+        rows,
+        headers=["outcome", "rule", "sites", "worst site", "value", "interval", "bound"],
+        tablefmt="simple",
+        disable_numparse=True,
+    )
+
+
+def _row(report: Report, rule: str) -> Sequence[str]:
+    mine = [v for v in report.verdicts if v.rule == rule]
+    outcome = report.outcome(rule)
+    judged = [v for v in mine if v.outcome is not Outcome.NOT_APPLICABLE and v.site]
+    agreeing = [v for v in mine if v.outcome is outcome]
+    worst = min(agreeing, key=_margin)
+    sites = f"{sum(v.outcome is Outcome.PASS for v in judged)}/{len(judged)}"
+    skipped = len([v for v in mine if v.outcome is Outcome.NOT_APPLICABLE])
+    shown = sites + (f" +{skipped} n/a" if skipped and judged else "")
+    if worst.value is None:
+        return [outcome.upper().replace("_", " "), rule, shown, worst.site, "", "", ""]
+    interval = f"[{number(worst.low)}, {number(worst.high)}]"
+    bound = f"{worst.side} {number(worst.bound)}"
+    return [outcome.upper(), rule, shown, worst.site, number(worst.value), interval, bound]
+
+
+def _margin(verdict: Verdict) -> float:
+    if verdict.value is None or verdict.bound is None or math.isnan(verdict.value):
+        return 0.0
+    return verdict.value - verdict.bound if verdict.side == "min" else verdict.bound - verdict.value
+
+
+def _last_line(report: Report) -> str:
+    counts = report.summary["rules"]
+    told = ", ".join(f"{counts[str(o)]} {_WORDS[o]}" for o in Outcome if counts[str(o)])
+    result = "PASSED" if report.passed else "NOT PASSED"
+    return f"{result}: {len(report.spec['rules'])} rules, {told} (exit {report.exit_code})"
+
+
+def _wrapped(start: str, text: str) -> str:
+    return "\n".join(_lines(start, text))
+
+
+def _lines(start: str, text: str) -> Iterator[str]:
+    indent = " " * len(start)
+    return iter(
+        textwrap.wrap(
+            text, _WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        or [start.rstrip()]
+    )

@@ -1,0 +1,27 @@
+"""Write the generated pages: the JSON Schema of rule files and the reference of metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cnnaudit.cli.explain import story
+from cnnaudit.metrics import registry, vocabulary
+from cnnaudit.spec import json_schema
+
+HERE = Path(__file__).parent
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its file name."""
+    title = "# Metrics\n\nWritten by `python docs/generate.py`; `cnnaudit explain NAME` prints the same.\n"
+    stories = [f"## {metric.name}\n\n```text\n{story(metric)}\n```\n" for metric in registry().values()]
+    return {
+        "cnnaudit.schema.json": json.dumps(json_schema(vocabulary()), indent=2) + "\n",
+        "metrics.md": "\n".join([title, *stories]),
+    }
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (HERE / name).write_text(text, encoding="utf-8")

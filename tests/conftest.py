@@ -1,0 +1,1 @@
+"""Makes the helper modules of this folder (``builders``) importable from every test below it."""

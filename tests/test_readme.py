@@ -1,0 +1,53 @@
+"""What the README shows is what happens."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cnnaudit.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_two_commands_that_can_be_pasted():
+    commands = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    assert [c.count("\n") for c in commands] == [1, 1]
+    assert commands[0].rstrip().endswith("cnnaudit check examples/digits/digits.audit.yaml")
+    assert commands[1].rstrip().endswith("python -m pytest")
+
+
+def test_python_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - the README's own code
+
+
+def test_shown_output_is_the_real_one(capsys):
+    (session,) = re.findall(r"```console\n\$ cnnaudit (.*?)```", README, re.DOTALL)
+    command, _, shown = session.partition("\n")
+    assert main(command.split()) == 1
+    assert shown in capsys.readouterr().out
+
+
+def test_first_rule_file_is_the_one_that_passes(tmp_path, capsys):
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    digits = ROOT / "examples" / "digits"
+    for name in ("model.py", "weights.safetensors", "digits.npz"):
+        text = text.replace(f" {name}", f" {digits / name}")
+    spec = tmp_path / "readme.audit.yaml"
+    spec.write_text(text, encoding="utf-8")
+    assert len(text.splitlines()) <= 10
+    assert main(["check", str(spec)]) == 0
+    assert "PASSED: 4 rules, 4 passed (exit 0)" in capsys.readouterr().out
+
+
+def test_linked_pages_exist():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
