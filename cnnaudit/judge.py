@@ -11,13 +11,14 @@ rule is likelier than alpha, whatever the dependence between units.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnaudit.errors import CnnAuditError
 from cnnaudit.intervals import Normal
+from cnnaudit.metrics import Gate
 from cnnaudit.result import Outcome, UnitCounts, Verdict
 
 if TYPE_CHECKING:
@@ -42,15 +43,13 @@ class _Evidence:
         estimate: The measured units.
         kernels: Which kernels they are.
         missing: Units of the site that memory did not reach for.
-        needed: Images that each measured unit still needs before it may be judged, 0 where it may be.
-        reason: Why, where it may not.
+        gate: Which measured units may not be judged yet.
     """
 
     estimate: Uncertain
     kernels: tuple[int, ...]
     missing: int
-    needed: np.ndarray[Any, np.dtype[np.int64]]
-    reason: str
+    gate: Gate
 
 
 def decide(plan: Plan, statistics: Mapping[Probe, Statistic], spec: Spec, *, classes: int) -> tuple[Verdict, ...]:
@@ -115,7 +114,7 @@ def _nowhere(rule: Rule, found: list[Verdict]) -> Verdict:
         site="",
         outcome=Outcome.ERROR,
         detail=f"Nothing was measured: the metric applies at none of the {len(found)} sites that the rule selects "
-        f"({found[0].site}: {found[0].detail})",
+        f"({found[0].site}: {found[0].detail.removeprefix('Not measured: ').rstrip('.')}).",
         advice=_ELSEWHERE,
     )
 
@@ -160,21 +159,18 @@ def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float)
     kernels = statistic.probe.units if len(statistic.probe.units) == units else tuple(range(units))
     missing = site.units - units if statistic.probe.kernels is not None else 0
     n = statistic.n_images
-    needed, reason = np.zeros(units, dtype=np.int64), ""
+    gate = Gate(np.zeros(units, dtype=np.int64), "")
     if check.on_dataset:
         estimate = estimate.on_dataset()
     else:
-        gate = check.metric.gate(statistic, site, rule.params)
-        if gate is not None:
-            needed, reason = gate.images, gate.reason
+        gate = check.metric.gate(statistic, site, rule.params) or gate
         fewest = check.images(classes, alpha)
         if fewest > n:
-            needed, reason = np.maximum(needed, fewest), f"this metric needs {fewest:,} images here"
+            gate = Gate(np.maximum(gate.images, fewest), f"this metric needs {fewest:,} here")
     if rule.reduce == "mean":
-        estimate = _mean(estimate, missing)
-        needed, missing = needed.max(keepdims=True), 0
-        kernels = (-1,)
-    return _Evidence(estimate, kernels, missing, needed, reason)
+        estimate, kernels, missing = _mean(estimate, missing), (-1,), 0
+        gate = replace(gate, images=gate.images.max(keepdims=True))
+    return _Evidence(estimate, kernels, missing, gate)
 
 
 def _mean(estimate: Uncertain, missing: int) -> Uncertain:
@@ -212,7 +208,7 @@ class _Decision:
 def _decided(rule: Rule, evidence: _Evidence, *, alpha: float, sites: int) -> _Decision:
     value = evidence.estimate.value
     violates, keeps = _p_values(rule, evidence.estimate)
-    closed = (evidence.needed > 0) | np.isnan(value)
+    closed = (evidence.gate.images > 0) | np.isnan(value)
     violates, keeps = np.where(closed, 1.0, violates), np.where(closed, 1.0, keeps)
     total = len(value) + evidence.missing
     must = max(1, math.ceil(rule.share * total - 1e-9))
@@ -221,7 +217,7 @@ def _decided(rule: Rule, evidence: _Evidence, *, alpha: float, sites: int) -> _D
     order = np.lexsort((_margin(rule, value), -violates, keeps))
     if failing.sum() > total - must:
         return _Decision(Outcome.FAIL, int(order[0]), order, passing, failing, alphas)
-    hangs_on = int(np.argsort(violates, kind="stable")[min(must, len(value)) - 1])
+    hangs_on = int(np.lexsort((-_margin(rule, value), violates))[min(must, len(value)) - 1])
     outcome = Outcome.PASS if passing.sum() >= must else Outcome.UNDECIDED
     return _Decision(outcome, hangs_on, order, passing, failing, alphas)
 
@@ -292,8 +288,8 @@ def _images_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: 
     root of the number of images until it clears the bound, if the value stays where it is.
     """
     shown = decision.shown
-    if evidence.needed[shown] > 0:
-        return int(evidence.needed[shown])
+    if evidence.gate.images[shown] > 0:
+        return int(evidence.gate.images.max())
     value = evidence.estimate.value[shown]
     keeps = _margin(rule, evidence.estimate.value)[shown] >= 0
     low, high = evidence.estimate.interval(1 - 2 * decision.alphas[0 if keeps else 1])
@@ -313,8 +309,9 @@ def _words(
     if decision.outcome is not Outcome.UNDECIDED:
         said = field.low if side == "min" else field.high
         return said if decision.outcome is Outcome.FAIL else ("", "")
-    if evidence.needed[decision.shown] > 0:
-        return f"Too few images to judge: {evidence.reason}.", f"Audit at least {needed:,} images."
+    if evidence.gate.images[decision.shown] > 0:
+        instead = f", or {evidence.gate.instead}" if evidence.gate.instead else ""
+        return f"Too few images to judge: {evidence.gate.reason}.", f"Audit at least {needed:,} images{instead}."
     if math.isnan(evidence.estimate.value[decision.shown]):
         return (
             "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",

@@ -116,17 +116,16 @@ def _check(rule: Rule, metric: Metric, site: Site) -> Check:
 
 
 def _near_misses(rule: Rule, metric: Metric, sites: Sequence[Site]) -> str:
-    ops = " or ".join((rule.op,) if rule.op else metric.at)
-    pattern = " or ".join(repr(p) for p in rule.at)
-    meant = [site for site in sites if site.op in ((rule.op,) if rule.op else metric.at) and metric.where(site)]
-    others = [site for site in sites if any(matches(p, site.path) for p in rule.at)]
+    ops = (rule.op,) if rule.op else metric.at
+    wanted, pattern = " or ".join(ops), " or ".join(map(repr, rule.at))
+    meant = [site.path for site in sites if site.op in ops and metric.where(site)]
     if not meant:
-        return f"the network has no {ops} site that {metric.name} could be measured at"
-    paths = [site.path for site in meant]
-    close = [p for wanted in rule.at for p in difflib.get_close_matches(wanted, paths, n=3, cutoff=0.4)]
-    named = ", ".join(dict.fromkeys(close or paths[:3]))
-    found = f"it matches {len(others)} other site(s), such as {others[0].path} ({others[0].op}); " if others else ""
-    return f"at: {pattern} matches no {ops} site; {found}the network has {len(meant)}, among them {named}"
+        return f"the network has no {wanted} site that {metric.name} could be measured at"
+    close = [path for glob in rule.at for path in difflib.get_close_matches(glob, meant, n=3, cutoff=0.4)]
+    named = ", ".join(dict.fromkeys(close or meant[:3]))
+    others = [site for site in sites if any(matches(glob, site.path) for glob in rule.at)]
+    found = f" (it matches {others[0].path}, a {others[0].op} site)" if others else ""
+    return f"at: {pattern} matches no {wanted} site{found}; the network has {len(meant)}, among them {named}"
 
 
 def _bytes(probes: Sequence[Probe], groups: int, classes: int) -> int:

@@ -59,10 +59,17 @@ class Need:
 
 @dataclass(frozen=True)
 class Gate:
-    """Why a unit cannot be judged yet: images needed for each unit (0 where there are enough) and the reason."""
+    """Why a unit cannot be judged yet.
+
+    Attributes:
+        images: Images needed for each unit, 0 where there are enough.
+        reason: What there is too little of.
+        instead: What would do with fewer images, to be read after "or"; may be empty.
+    """
 
     images: np.ndarray[Any, np.dtype[np.int64]]
     reason: str
+    instead: str = ""
 
 
 Values = Mapping[str, Any]

@@ -56,7 +56,8 @@ def _gate(counts: WindowHistogram, site: Site, params: Mapping[str, Any]) -> Gat
     singletons = (cells == 1).sum(1) * 10
     short = torch.maximum(wanted, singletons).double() / total.clamp(min=1)
     needed = torch.where(short > 1, (short * counts.n_images).ceil(), 0.0)
-    return Gate(np.asarray(needed.cpu(), dtype=np.int64), "too few windows for the cells that occur")
+    coarser = f"count more coarsely: params: {{levels: {counts.levels // 2}}}" if counts.levels > 3 else ""
+    return Gate(np.asarray(needed.cpu(), dtype=np.int64), "too few windows for the cells that occur", coarser)
 
 
 _MUCH = (

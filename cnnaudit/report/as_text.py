@@ -35,7 +35,7 @@ def render(report: Report) -> str:
         parts += [block(verdict, report) for verdict in loud[:_BLOCKS]]
         if len(loud) > _BLOCKS:
             rest = ", ".join(f"{v.site} ({v.outcome})" for v in loud[_BLOCKS:])
-            parts.append(_wrapped(f"      and {len(loud) - _BLOCKS} more sites of {rule}: ", rest))
+            parts.append(_wrapped(f"      and {_count(len(loud) - _BLOCKS, 'more site')} of {rule}: ", rest))
     parts += [_table(report), *(_wrapped("note  ", note) for note in report.notes), _last_line(report)]
     return "\n\n".join(parts) + "\n"
 
@@ -151,7 +151,11 @@ def _last_line(report: Report) -> str:
     counts = report.summary["rules"]
     told = ", ".join(f"{counts[str(o)]} {_WORDS[o]}" for o in Outcome if counts[str(o)])
     result = "PASSED" if report.passed else "NOT PASSED"
-    return f"{result}: {len(report.spec['rules'])} rules, {told} (exit {report.exit_code})"
+    return f"{result}: {_count(len(report.spec['rules']), 'rule')}, {told} (exit {report.exit_code})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _wrapped(start: str, text: str) -> str:

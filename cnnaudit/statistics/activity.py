@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivityTally"]
 
+_EXACT = 2**24  # a float32 counts up to here
+
 
 class ActivityTally(Statistic):
     """Zeros, activity and strength of every kernel over whole maps.
@@ -30,24 +32,28 @@ class ActivityTally(Statistic):
         return groups * len(probe.units) * 6 * 8
 
     def read(self, view: View) -> Reading:
-        x = view.tensors[self.probe.taps[0]]
-        tap = self.probe.site.taps[self.probe.taps[0]]
-        x = x.reshape(*x.shape[:2], -1) if x.dim() == 2 else x
-        dims = tuple(range(2, x.dim()))
-        signs = torch.sign(x) if tap.nonnegative else torch.sign(x).abs_()
-        occupied = signs.sum(dims, dtype=torch.float32)
-        strength = (x if tap.nonnegative else x.abs()).mean(dims, dtype=torch.float32)
+        name = self.probe.taps[0]
+        x = view.tensors[name]
+        maps = x[..., None] if x.dim() == 2 else x
+        dims = tuple(range(2, maps.dim()))
+        # Ones of the map's own type: summing booleans takes ten times as long.
+        buffer = torch.ne(maps, 0, out=torch.empty_like(maps))
+        exact = torch.float32 if self.positions <= _EXACT else torch.float64
+        occupied = buffer.sum(dims, dtype=exact).long()
+        if self.probe.site.taps[name].nonnegative:
+            strength = view.mean(name)
+        else:
+            strength = torch.abs(maps, out=buffer).mean(dims, dtype=torch.float32)
         return {"occupied": occupied, "strength": strength.double()}
 
     def add(self, reading: Reading, group: int) -> None:
         occupied, a = reading["occupied"], reading["strength"]
-        z = self.probe.site.taps[self.probe.taps[0]].positions - occupied.nan_to_num().long()
+        z = self.positions - occupied
         mean = a.mean(1, keepdim=True)
-        kernels = (a.shape[1],)
-        for name, amount in (("active", (occupied > 0).long()), ("zeros", z), ("zeros2", z * z)):
-            self._counter(name, a, kernels)[group] += amount.sum(0)
-        for name, amount in (("a", a), ("a2", a * a), ("a_mean", a * mean), ("mean", mean), ("mean2", mean**2)):
-            self._counter(name, a, (amount.shape[1],), torch.float64)[group] += amount.sum(0)
+        for name, amount in (("active", occupied > 0), ("zeros", z), ("zeros2", z * z)):
+            self._counter(name, a, (amount.shape[1],))[group].add_(amount.sum(0))
+        for name, amount in (("a", a), ("a2", a * a), ("a_mean", a * mean), ("mean", mean), ("mean2", mean * mean)):
+            self._counter(name, a, (amount.shape[1],), torch.float64)[group].add_(amount.sum(0))
 
     def total(self, name: str) -> Tensor:
         """Return one of the sums over all groups, float64."""

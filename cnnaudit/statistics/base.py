@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cnnaudit.errors import EvidenceError
@@ -23,7 +23,7 @@ __all__ = ["Probe", "Statistic", "View"]
 
 @dataclass(frozen=True)
 class View:
-    """What one block of images shows at the taps of one probe.
+    """What one block of images shows at the taps of a site.
 
     Attributes:
         tensors: For each tap ``(images, units, *spatial)``; only valid until the next node of the graph runs.
@@ -36,6 +36,15 @@ class View:
     images: Tensor
     labels: Tensor | None
     seed: int
+    _means: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def mean(self, tap: str) -> Tensor:
+        """Return the mean over each map, float32 of shape (images, units): one reduction for all who ask."""
+        if tap not in self._means:
+            maps = self.tensors[tap]
+            maps = maps[..., None] if maps.dim() == 2 else maps
+            self._means[tap] = maps.mean(tuple(range(2, maps.dim())), dtype=torch.float32)
+        return self._means[tap]
 
 
 @dataclass(frozen=True)
@@ -114,13 +123,12 @@ class Statistic(ABC):
     def fold(self, reading: Reading, group: int) -> None:
         """Fold one block of images into a group."""
         rows = next(iter(reading.values()))
-        images, nonfinite = self._counter("images", rows), self._counter("nonfinite", rows)
-        images[group] += len(rows)
-        bad = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        for tensor in reading.values():
-            if tensor.is_floating_point():
-                bad |= ~torch.isfinite(tensor).flatten(1).all(1)
-        nonfinite[group] += bad.sum()
+        self._counter("images", rows)[group].add_(len(rows))
+        nonfinite = self._counter("nonfinite", rows)[group]
+        # A sum is finite where all its terms are; in float64 no terms of a network's precision overflow it.
+        sums = [x.flatten(1).sum(1, dtype=torch.float64) for x in reading.values() if x.is_floating_point()]
+        if sums:
+            nonfinite.add_((~torch.isfinite(sum(sums[1:], sums[0]))).sum())
         self.add(reading, group)
 
     def merge(self, other: Self) -> Self:

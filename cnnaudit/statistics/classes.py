@@ -38,8 +38,7 @@ class ClassHistogram(Statistic):
     def read(self, view: View) -> Reading:
         if view.labels is None:
             raise ValueError("a class histogram needs labels; the plan checks that before a batch is read")
-        x = view.tensors[self.probe.taps[0]]
-        response = _response(x)
+        response = _response(view, self.probe.taps[0])
         if self.probe.kernels is not None:
             response = response[:, list(self.probe.kernels)]
         return {"response": response, "labels": view.labels}
@@ -51,6 +50,8 @@ class ClassHistogram(Statistic):
             self.calibration["edges"] = edges(sample, bins)
         else:
             self.calibration["edges"] = integer_grid(sample.shape[1], bins).to(sample.device)
+        # Room for the classes that were met; growing later copies all counts.
+        self._grown(sample.shape[1], max(int(r["labels"].max()) for r in readings) + 1, bins, sample)
 
     def add(self, reading: Reading, group: int) -> None:  # noqa: ARG002
         response, labels = reading["response"], reading["labels"]
@@ -88,10 +89,11 @@ class ClassHistogram(Statistic):
         return self.tally["counts"]
 
 
-def _response(x: Tensor) -> Tensor:
+def _response(view: View, tap: str) -> Tensor:
     """Mean over the map; integers that are one number an image already stay integers."""
+    x = view.tensors[tap]
     if x.dim() == 2:
         return x
     if not x.is_floating_point() and x[0, 0].numel() == 1:
         return x.flatten(1)
-    return x.mean(tuple(range(2, x.dim())), dtype=torch.float32)
+    return view.mean(tap)

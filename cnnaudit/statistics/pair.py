@@ -39,10 +39,10 @@ class PairMoments(Statistic):
         positions = s[0, 0].numel()
         wanted = int(self.probe.option("positions"))
         index = sample_positions(view.images, self.probe.site.path, view.seed, positions, wanted)
-        return {"s": gather(s, index).double(), "f": gather(f, index).double()}
+        return {"s": gather(s, index), "f": gather(f, index)}
 
     def add(self, reading: Reading, group: int) -> None:
-        s, f = reading["s"].flatten(0, 1), reading["f"].flatten(0, 1)
+        s, f = (reading[name].flatten(0, 1).double() for name in ("s", "f"))
         mean_s, mean_f = s.mean(0), f.mean(0)
         s, f = s - mean_s, f - mean_f
         rows = torch.full((1,), float(len(s)), dtype=torch.float64, device=s.device)
@@ -50,7 +50,7 @@ class PairMoments(Statistic):
         block |= {"ss": (s * s).sum(0), "ff": (f * f).sum(0), "sf": (s * f).sum(0)}
         held = {name: self._counter(name, s, tuple(part.shape), torch.float64)[group] for name, part in block.items()}
         for name, part in _combine(held, block).items():
-            self.tally[name][group] = part
+            held[name].copy_(part)
 
     def merge(self, other: Self) -> Self:
         self._check(other)
