@@ -330,6 +330,14 @@ class _RareShare(Uncertain):
         units = len(self.events.value)
         return self._count_p(self.events.p_at_least(1), units - math.ceil(bound * units - 1e-9) + 1)
 
+    def p_below(self, bound: float) -> Array:
+        units = len(self.events.value)
+        return self._count_p(self.events.p_at_most(0), math.ceil(bound * units - 1e-9))
+
+    def p_above(self, bound: float) -> Array:
+        units = len(self.events.value)
+        return self._count_p(self.events.p_at_least(1), units - math.floor(bound * units + 1e-9))
+
     def mean(self) -> Uncertain:
         return self
 

@@ -44,12 +44,14 @@ class _Evidence:
         kernels: Which kernels they are.
         missing: Units of the site that memory did not reach for.
         gate: Which measured units may not be judged yet.
+        fields: Values of all of the metric's fields for the same units.
     """
 
     estimate: Uncertain
     kernels: tuple[int, ...]
     missing: int
     gate: Gate
+    fields: Mapping[str, Array]
 
 
 def decide(plan: Plan, statistics: Mapping[Probe, Statistic], spec: Spec, *, classes: int) -> tuple[Verdict, ...]:
@@ -154,7 +156,8 @@ def _check(check: Check, statistics: Mapping[Probe, Statistic], spec: Spec, *, s
 
 def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float) -> _Evidence:
     rule, site = check.rule, check.site
-    estimate = check.metric.evaluate(statistic, site, rule.params)[rule.field]
+    measured = check.metric.evaluate(statistic, site, rule.params)
+    estimate = measured[rule.field]
     units = len(estimate.value)
     kernels = statistic.probe.units if len(statistic.probe.units) == units else tuple(range(units))
     missing = site.units - units if statistic.probe.kernels is not None else 0
@@ -170,7 +173,8 @@ def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float)
     if rule.reduce == "mean":
         estimate, kernels, missing = _mean(estimate, missing), (-1,), 0
         gate = replace(gate, images=gate.images.max(keepdims=True))
-    return _Evidence(estimate, kernels, missing, gate)
+        measured = {name: field.mean() for name, field in measured.items()}
+    return _Evidence(estimate, kernels, missing, gate, {name: field.value for name, field in measured.items()})
 
 
 def _mean(estimate: Uncertain, missing: int) -> Uncertain:
@@ -247,6 +251,7 @@ def _verdict(
         bound=bound,
         side=side,
         n_needed=needed,
+        fields={name: float(values[shown]) for name, values in evidence.fields.items()},
         units=UnitCounts(len(value) + evidence.missing, failing, open_units),
         worst=tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in listed),
         detail=detail,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ class Verdict:
         value, low, high: The deciding unit's value and two-sided interval (for ``reduce: mean`` the mean's).
         bound, side: The bound that decided, and whether it is a ``min`` or a ``max``.
         n_images: Images read; ``n_needed``: images that would probably decide, 0 where that is unknown.
+        fields: The shown unit's value of every field of the metric.
         units: Counts over the units of the site.
         worst: The worst units, as ``(kernel, value, low, high)``.
         detail: One sentence: what this means.
@@ -103,6 +105,7 @@ class Verdict:
     share: float = 1.0
     n_images: int = 0
     n_needed: int = 0
+    fields: Mapping[str, float] = dataclasses.field(default_factory=dict)
     units: UnitCounts = UnitCounts()
     worst: tuple[tuple[int, float, float, float], ...] = ()
     why: str = ""
@@ -128,7 +131,7 @@ class Report:
     data: Mapping[str, Any]
     settings: Mapping[str, Any]
     verdicts: tuple[Verdict, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = dataclasses.field(default=())
 
     def outcome(self, rule: str) -> Outcome:
         """Return what a rule came to over all its sites: the gravest outcome of any site."""
@@ -208,6 +211,7 @@ def _verdict(entry: dict[str, Any]) -> Verdict:
     entry["units"] = UnitCounts(**entry["units"])
     entry["worst"] = tuple(tuple(math.nan if x is None else x for x in row) for row in entry["worst"])
     entry["refs"] = tuple(entry["refs"])
+    entry["fields"] = {name: math.nan if x is None else x for name, x in entry["fields"].items()}
     return Verdict(**entry)
 
 

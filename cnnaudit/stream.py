@@ -9,7 +9,6 @@ calibration costs no second pass. Variants of the run are computed from the cach
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from cnnaudit.graph.capture import _evaluating as evaluating
 from cnnaudit.statistics import Probe, Statistic, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor, nn
 
@@ -79,7 +78,7 @@ def sweep(
     """
     fold = Folding(probes, groups)
     runner = _Runner(graph, probes, variants)
-    with torch.inference_mode():
+    with torch.no_grad():
         for block in blocks:
             images = _filled(block.images, size)
             output = runner.run_block(images, block, seed, fold)
@@ -108,7 +107,8 @@ def _same(ours: Any, theirs: Any) -> None:
         if not worst < 1e-3 and bool(torch.isfinite(other).all()):
             raise GraphError(
                 f"the captured graph computes something else than the model: their outputs differ by {worst:.1e} of "
-                "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' values?"
+                "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' "
+                "values?"
             )
 
 
@@ -152,6 +152,9 @@ class Folding:
         self.uncalibrated.clear()
 
 
+_Ripe = tuple[dict[str, fx.Node], list[Probe]]
+
+
 class _Runner(fx.Interpreter):
     """Interprets the captured graph, hands tapped values to their probes and frees what nobody needs any more."""
 
@@ -160,7 +163,8 @@ class _Runner(fx.Interpreter):
         self.model_graph = graph
         self.order = {node: i for i, node in enumerate(graph.module.graph.nodes)}
         self.by_name = {node.name: node for node in graph.module.graph.nodes}
-        self.weights: dict[str, Any] = {}
+        self.constants = {node: self._constant(node) for node in self.order if node.op == "get_attr"}
+        self.steps = [node for node in self.order if node not in self.constants]
         self.ripe = {v: self._ripe(probes, v) for v in ("", *(variant.name for variant in variants))}
         self.variants = [(variant, self._suffix(variant)) for variant in variants]
         self.dying = self._last_uses()
@@ -168,14 +172,13 @@ class _Runner(fx.Interpreter):
     def run_block(self, images: Tensor, block: Block, seed: int, fold: Folding) -> Any:
         """Run one block through the network and its variants; return the network's output."""
         self.args_iter = iter([images])
-        self.env = {}
+        self.env = dict(self.constants)
         output = None
-        for node in self.order:
+        for node in self.steps:
             self.env[node] = value = self.run_node(node)
             if node.op == "output":
                 output = value
-            for probe in self.ripe[""].get(node, ()):
-                fold.take(probe, self._view(probe, block, seed, self.env), block.number)
+            self._read(self.ripe[""].get(node, ()), block, seed, fold)
             for dead in self.dying.get(node, ()):
                 del self.env[dead]
         base = self.env
@@ -185,36 +188,42 @@ class _Runner(fx.Interpreter):
             for node in (changed, *suffix):
                 if node is not changed:
                     self.env[node] = self.run_node(node)
-                for probe in self.ripe[variant.name].get(node, ()):
-                    fold.take(probe, self._view(probe, block, seed, self.env), block.number)
+                self._read(self.ripe[variant.name].get(node, ()), block, seed, fold)
         self.env = {}
         return output
 
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node; fx's own method also notes for stack traces which one, which takes longer than a small op."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def _constant(self, node: fx.Node) -> Any:
         """Return a parameter, convolution kernels laid out for channels-last maps."""
-        if target not in self.weights:
-            value = super().get_attr(target, args, kwargs)
-            if isinstance(value, torch.Tensor) and value.dim() == 4:
-                value = value.contiguous(memory_format=torch.channels_last)
-            self.weights[target] = value
-        return self.weights[target]
+        value = self.fetch_attr(str(node.target))
+        if isinstance(value, torch.Tensor) and value.dim() == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
+        return value
 
     def _taps(self, probe: Probe) -> dict[str, fx.Node]:
         return {tap: self.by_name[probe.site.taps[tap].node] for tap in probe.taps}
 
-    def _view(self, probe: Probe, block: Block, seed: int, env: Mapping[fx.Node, Any]) -> View:
+    def _read(self, ripe: Iterable[_Ripe], block: Block, seed: int, fold: Folding) -> None:
         n = len(block.images)
-        tensors = {
-            tap: self.model_graph.channels_first(node.name, env[node])[:n] for tap, node in self._taps(probe).items()
-        }
-        return View(tensors, block.ids, block.labels, seed)
+        for taps, probes in ripe:
+            tensors = {tap: self.model_graph.channels_first(node.name, self.env[node]) for tap, node in taps.items()}
+            view = View({tap: x[:n] for tap, x in tensors.items()}, block.ids, block.labels, seed)
+            for probe in probes:
+                fold.take(probe, view, block.number)
 
-    def _ripe(self, probes: Sequence[Probe], variant: str) -> dict[fx.Node, list[Probe]]:
-        """Probes by the node after which all that they read is there."""
-        ripe = defaultdict(list)
+    def _ripe(self, probes: Sequence[Probe], variant: str) -> dict[fx.Node, list[_Ripe]]:
+        """Probes by the node after which all that they read is there; those that read the same share a view."""
+        sharing = defaultdict(list)
         for probe in probes:
             if probe.variant == variant:
-                ripe[max(self._taps(probe).values(), key=self.order.__getitem__)].append(probe)
+                sharing[tuple(self._taps(probe).items())].append(probe)
+        ripe = defaultdict(list)
+        for taps, readers in sharing.items():
+            ripe[max((node for _, node in taps), key=self.order.__getitem__)].append((dict(taps), readers))
         return ripe
 
     def _suffix(self, variant: Variant) -> list[fx.Node]:
@@ -223,14 +232,16 @@ class _Runner(fx.Interpreter):
         for node in self.order:
             if node.op != "output" and any(arg in reached for arg in node.all_input_nodes):
                 reached.add(node)
-        wanted = {
-            node for probes in self.ripe[variant.name].values() for p in probes for node in self._taps(p).values()
-        }
+        wanted = self._tapped(variant.name)
         for node in reversed(self.order):
             if node in wanted:
                 wanted.update(node.all_input_nodes)
         changed = self.by_name[variant.node]
         return [node for node in self.order if node in reached and node in wanted and node is not changed]
+
+    def _tapped(self, variant: str) -> set[fx.Node]:
+        """Values that some probe of a variant reads."""
+        return {node for views in self.ripe[variant].values() for taps, _ in views for node in taps.values()}
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """For each node of the base run, the values that may be freed after it."""
@@ -238,13 +249,12 @@ class _Runner(fx.Interpreter):
         for node in self.order:
             for arg in node.all_input_nodes:
                 last[arg] = node
-        for ripe, probes in self.ripe[""].items():
-            for node in (node for probe in probes for node in self._taps(probe).values()):
+        for ripe, views in self.ripe[""].items():
+            for node in (node for taps, _ in views for node in taps.values()):
                 last[node] = max(last[node], ripe, key=self.order.__getitem__)
         for variant, suffix in self.variants:
             read = {arg for node in suffix for arg in node.all_input_nodes}
-            read |= {n for ps in self.ripe[variant.name].values() for p in ps for n in self._taps(p).values()}
-            for node in (read | {self.by_name[variant.node]}) - set(suffix):
+            for node in (read | self._tapped(variant.name) | {self.by_name[variant.node]}) - set(suffix):
                 last.pop(node, None)
         dying = defaultdict(list)
         for node, user in last.items():

@@ -18,7 +18,9 @@ from cnnaudit.spec.model import Sampling
 from cnnaudit.statistics import Probe, Statistic
 
 
-def make_site(op=Op.CONV, units=3, *, taps=("response",), shape=(4, 4), atoms=(0.0,), nonnegative=True, **facts) -> Site:
+def make_site(
+    op=Op.CONV, units=3, *, taps=("response",), shape=(4, 4), atoms=(0.0,), nonnegative=True, **facts
+) -> Site:
     """A site whose taps all have the same shape; window facts may be given as one number for each dimension."""
     for fact in ("kernel", "stride", "padding", "dilation"):
         if isinstance(facts.get(fact), int):

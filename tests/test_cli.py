@@ -97,20 +97,21 @@ class TestExamples:
 
 
 class TestBlocks:
-    def test_a_failure_says_everything_in_eight_lines(self, capsys, tmp_path):
+    def test_a_failure_says_everything(self, capsys, tmp_path):
         path = spec(tmp_path / "a.audit.yaml", "  - {metric: branch_variance_share, at: 'stage3.**', min: 0.9}\n")
         assert main(["check", path]) == 1
         blocks = capsys.readouterr().out.split("\n\n")
         (block,) = [b for b in blocks if b.startswith("FAIL")]
         lines = block.splitlines()
         assert [line.split()[0] for line in lines if not line.startswith("   ")] == [
-            *("FAIL", "layer", "measured", "bound", "units", "images", "means", "do"),
+            *("FAIL", "layer", "measured", "bound", "beside", "units", "images", "means", "do"),
         ]
         assert lines[0] == f"FAIL  branch_variance_share  {path}:6"
         assert lines[1] == "  layer     stage3.block#add.0 (residual)"
         assert lines[2].startswith("  measured  branch_variance_share.share = 0.4438 fraction, 95 % interval [0.4")
         assert lines[3] == "  bound     min 0.9"
-        assert lines[5] == "  images    1,200 read"
+        assert lines[4].startswith("  beside    skip_share 0.5562, standardised 0.4")
+        assert lines[6] == "  images    1,200 read"
 
     def test_undecided_says_how_many_images_would_decide(self, capsys, tmp_path):
         rule = "  - {metric: branch_variance_share, at: 'stage3.**', min: 0.444}\n"
@@ -137,7 +138,10 @@ class TestBlocks:
         printed = capsys.readouterr().out
         assert "FAIL  branch_variance_share  (warning)" in printed
         assert "  why       Branches should dominate." in printed
-        assert "and 1 more site of branch_variance_share: " in printed
+        assert (
+            "  also      stage2.widen#add.0 (0.4943), stage2.block#add.0 (0.6547), stage1.block#add.0 (0.8113)"
+            in printed
+        )
 
 
 class TestErrors:

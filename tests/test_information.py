@@ -76,7 +76,10 @@ def test_by_hand():
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_nothing_and_one_cell(estimator):
     assert float(entropy(counts([0, 0, 0]), estimator)) == 0
-    assert float(entropy(counts([0, 9, 0]), estimator)) == pytest.approx(0, abs=0.08 if estimator == "grassberger" else 0)
+    # Grassberger's form is a difference of logarithm and digamma: it misses 0 by about 1 / N nats, to either side.
+    assert float(entropy(counts([0, 9, 0]), estimator)) == pytest.approx(
+        0, abs=0.17 if estimator == "grassberger" else 0
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -104,7 +107,8 @@ def test_bounds(values):
     occupied = max(1, sum(v > 0 for v in values))
     assert -1e-12 <= h["plugin"] <= math.log2(occupied) + 1e-12
     assert h["miller_madow"] >= h["plugin"] - 1e-12
-    assert all(math.isfinite(v) and v >= -1e-12 for v in h.values())
+    assert h["chao_shen"] >= 0
+    assert all(math.isfinite(v) for v in h.values())
 
 
 @pytest.mark.parametrize(("estimator", "worst"), [("miller_madow", 0.12), ("chao_shen", 0.08), ("grassberger", 0.08)])

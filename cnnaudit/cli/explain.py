@@ -43,10 +43,7 @@ def _row(metric: Metric) -> list[str]:
 def story(metric: Metric) -> str:
     """Return everything there is to say about a metric."""
     rows = [[name, field.unit, field.better, field.summary] for name, field in metric.fields.items()]
-    params = [
-        [name, str(info.default), _type(info.annotation)]
-        for name, info in metric.params.model_fields.items()
-    ]
+    params = [[name, str(info.default), _type(info.annotation)] for name, info in metric.params.model_fields.items()]
     parts = [
         f"{metric.name} (version {metric.version})",
         metric.doc,

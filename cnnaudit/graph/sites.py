@@ -11,7 +11,7 @@ from cnnaudit.graph import ops
 from cnnaudit.graph.dataflow import Dataflow
 from cnnaudit.graph.paths import name_sites
 from cnnaudit.graph.receptive import window_of
-from cnnaudit.graph.walks import addends, gate_of, is_chained, response_of, terms
+from cnnaudit.graph.walks import addends, gate_of, is_chained, is_part, response_of, terms
 from cnnaudit.site import Op, Site
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
 
     In a chain of additions the one that adds a branch to the skip is a residual addition, and so is each
     that adds a further branch to that sum; sums of branches alone are left to the end of the chain.
+    Different parts of one split value (res2net) are no skips of each other.
     """
     parts = addends(flow, node)
     if parts is None:
@@ -166,8 +167,7 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
         return None
     skip, branch = sorted(parts, key=lambda part: flow.weights_between(ancestor, part))
     short, long = (flow.weights_between(ancestor, part) for part in (skip, branch))
-    # Below a split the parts are different channels of one value: none of them is a skip of the other.
-    if ops.is_tensor(ancestor) and short <= 1 and short < long:
+    if short <= 1 and short < long and not is_part(flow, ancestor, skip):
         return _residual(flow, node, skip, branch)
     return _site(flow, node, Op.MERGE, {"left": left, "right": right, "sum": node}, axis=_shared_axis(flow, parts))
 

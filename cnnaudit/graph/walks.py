@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.graph.dataflow import Dataflow
 
-__all__ = ["addends", "gate_of", "is_chained", "response_of", "terms"]
+__all__ = ["addends", "gate_of", "is_chained", "is_part", "response_of", "terms"]
 
 
 def response_of(flow: Dataflow, output: Node) -> Node:
@@ -90,6 +90,20 @@ def terms(flow: Dataflow, node: Node) -> list[Node]:
     if parts is None or not is_chained(flow, node):
         return [flow.source(node)]
     return [term for part in parts for term in terms(flow, part)]
+
+
+def is_part(flow: Dataflow, ancestor: Node, node: Node) -> bool:
+    """Whether a value comes from only some of the channels of ``ancestor``: from a split of it or a slice."""
+    if not ops.is_tensor(ancestor):
+        return True
+    while node is not ancestor and flow.inputs(node):
+        source = flow.inputs(node)[0]
+        axis = flow.axes[source] or 1
+        sliced = ops.operator_name(node) == "slice" and ops.shape(source)[axis] != ops.shape(node)[axis]
+        if sliced or ops.operator_name(node) in ops.SPLITS:
+            return flow.weights_between(ancestor, source) == 0
+        node = source
+    return False
 
 
 def gate_of(flow: Dataflow, product: Node) -> tuple[Node, Node] | None:

@@ -62,7 +62,7 @@ def _gate(counts: WindowHistogram, site: Site, params: Mapping[str, Any]) -> Gat
 
 _MUCH = (
     "The pool throws away more of its windows' entropy than the rule allows, at this resolution.",
-    "Compare with relative_max, _avg, _min and _stride here: where another operator loses clearly less, try it.",
+    "Where another operator would lose clearly less (relative_max, _avg, _min, _stride), try it.",
 )
 _LITTLE = (
     "The pool loses less than the rule expects: its windows are nearly constant.",
@@ -70,7 +70,7 @@ _LITTLE = (
 )
 _SPARSER = (
     "The pool makes the map sparser: an output value carries less entropy than an input value did.",
-    "Compare the operators with relative_max, _avg, _min and _stride; after a ReLU a min pool does this.",
+    "Try the operator that loses least (relative_max, _avg, _min, _stride); after a ReLU a min pool loses most.",
 )
 _DENSER = ("The pool makes the map denser than the rule allows.", "Compare with the other operators at this site.")
 
@@ -133,7 +133,7 @@ def pool_entropy_loss(
     cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device).expand(len(joint), -1, -1)
     results = {name: pooled_level(cells, name, edge, centre) for name in _OPERATORS}
     kept = {name: entropy(_regrouped(joint, result, counts.levels), estimator) for name, result in results.items()}
-    lost = {name: (whole - h).clamp(min=0) for name, h in kept.items()}
+    lost = {name: _difference(whole, h) for name, h in kept.items()}
     found = {
         "relative": lost[site.operator] / whole,
         "bits": lost[site.operator],
@@ -146,6 +146,12 @@ def _regrouped(joint: Tensor, result: Tensor, levels: int) -> Tensor:
     """Counts of the result from the counts of the cells."""
     counts = torch.zeros(len(joint), levels, dtype=torch.float64, device=joint.device)
     return counts.scatter_add(1, result, joint.double())
+
+
+def _difference(whole: Tensor, kept: Tensor) -> Tensor:
+    """Bits lost; a difference of the size of rounding is none, or an exact 0 would come with an error."""
+    lost = whole - kept
+    return torch.where(lost > 1e-12 * (1 + whole), lost, torch.zeros_like(lost))
 
 
 def _density_ratio(counts: WindowHistogram, like: Tensor, estimator: Estimator) -> Tensor:

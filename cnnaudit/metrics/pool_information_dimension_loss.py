@@ -31,7 +31,7 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
 
 _MUCH = (
     "The windows hold more active values than the operator can carry: it throws that share of them away.",
-    "Compare with the fields max, avg, min and stride: where another operator loses clearly less, try it; a loss "
+    "Where another operator would lose clearly less (max, avg, min, stride), try it; a loss "
     "near 1 after a ReLU is a min pool or a stride.",
 )
 _LITTLE = ("The windows are nearly empty: there is little that could be lost.", "See activity.apoz before this site.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["block", "number", "render"]
 
 _WIDTH = 110
-_BLOCKS = 3
+_NAMED = 6
 _LOUD = (Outcome.ERROR, Outcome.FAIL, Outcome.UNDECIDED)
 _WORDS = {
     Outcome.PASS: "passed",
@@ -31,17 +31,20 @@ def render(report: Report) -> str:
     """Return the report as text of at most 110 columns."""
     parts = [_heading(report)]
     for rule in report.spec["rules"]:
-        loud = sorted(_loud(report, rule), key=lambda v: _LOUD.index(v.outcome))
-        parts += [block(verdict, report) for verdict in loud[:_BLOCKS]]
-        if len(loud) > _BLOCKS:
-            rest = ", ".join(f"{v.site} ({v.outcome})" for v in loud[_BLOCKS:])
-            parts.append(_wrapped(f"      and {_count(len(loud) - _BLOCKS, 'more site')} of {rule}: ", rest))
+        for outcome in _LOUD:
+            found = [v for v in report.verdicts if v.rule == rule and v.outcome is outcome]
+            if found:
+                parts.append(block(sorted(found, key=_margin), report))
     parts += [_table(report), *(_wrapped("note  ", note) for note in report.notes), _last_line(report)]
     return "\n\n".join(parts) + "\n"
 
 
-def block(verdict: Verdict, report: Report) -> str:
-    """Return what a reader must know of one verdict: eight lines, and the rule's own reason where it has one."""
+def block(verdicts: Sequence[Verdict], report: Report) -> str:
+    """Return what a reader must know of a rule's sites of one outcome, the worst first.
+
+    Eight lines about the worst; one more for the rule's own reason and one for the other sites, where there are any.
+    """
+    verdict, *others = verdicts
     place = f"{report.spec['path']}:{verdict.line}" if verdict.line else report.spec["path"]
     severity = "" if verdict.severity == "error" else f"  ({verdict.severity})"
     lines = [f"{verdict.outcome.upper()}  {verdict.rule}{severity}  {place}"]
@@ -49,10 +52,13 @@ def block(verdict: Verdict, report: Report) -> str:
         lines.append(_wrapped("  why       ", verdict.why))
     if verdict.site:
         lines.append(f"  layer     {verdict.site} ({verdict.op})")
+    if others:
+        lines.append(_wrapped("  also      ", _others(others)))
     if verdict.value is not None:
         lines += [
             f"  measured  {_measured(verdict, report)}",
             f"  bound     {verdict.side} {number(verdict.bound)}",
+            *([_wrapped("  beside    ", beside)] if (beside := _beside(verdict)) else []),
             _wrapped("  units     ", _units(verdict)),
         ]
     if verdict.n_images:
@@ -61,6 +67,12 @@ def block(verdict: Verdict, report: Report) -> str:
     if verdict.advice:
         lines.append(_wrapped("  do        ", verdict.advice))
     return "\n".join(lines)
+
+
+def _others(verdicts: Sequence[Verdict]) -> str:
+    named = [v.site if v.value is None else f"{v.site} ({number(v.value)})" for v in verdicts[:_NAMED]]
+    rest = len(verdicts) - len(named)
+    return ", ".join(named) + (f" and {_count(rest, 'more site')}" if rest else "")
 
 
 def number(value: float | None) -> str:
@@ -82,10 +94,6 @@ def _heading(report: Report) -> str:
     )
 
 
-def _loud(report: Report, rule: str) -> list[Verdict]:
-    return [v for v in report.verdicts if v.rule == rule and v.outcome in _LOUD]
-
-
 def _measured(verdict: Verdict, report: Report) -> str:
     confidence = f"{report.settings['confidence']:.4g}"
     percent = f"{float(confidence) * 100:g} %"
@@ -93,6 +101,12 @@ def _measured(verdict: Verdict, report: Report) -> str:
         f"{verdict.metric}.{verdict.field} = {number(verdict.value)} {verdict.unit}, "
         f"{percent} interval [{number(verdict.low)}, {number(verdict.high)}]"
     )
+
+
+def _beside(verdict: Verdict) -> str:
+    """The metric's other fields at the same place, as far as they exist."""
+    others = {name: x for name, x in verdict.fields.items() if name != verdict.field and math.isfinite(x)}
+    return ", ".join(f"{name} {number(x)}" for name, x in others.items())
 
 
 def _units(verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.lazy import torch
 from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.counting import differing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from cnnaudit.statistics.base import Reading
 
 __all__ = ["ActivityTally"]
-
-_EXACT = 2**24  # a float32 counts up to here
 
 
 class ActivityTally(Statistic):
@@ -36,15 +35,9 @@ class ActivityTally(Statistic):
         x = view.tensors[name]
         maps = x[..., None] if x.dim() == 2 else x
         dims = tuple(range(2, maps.dim()))
-        # Ones of the map's own type: summing booleans takes ten times as long.
-        buffer = torch.ne(maps, 0, out=torch.empty_like(maps))
-        exact = torch.float32 if self.positions <= _EXACT else torch.float64
-        occupied = buffer.sum(dims, dtype=exact).long()
-        if self.probe.site.taps[name].nonnegative:
-            strength = view.mean(name)
-        else:
-            strength = torch.abs(maps, out=buffer).mean(dims, dtype=torch.float32)
-        return {"occupied": occupied, "strength": strength.double()}
+        nonnegative = self.probe.site.taps[name].nonnegative
+        strength = view.mean(name) if nonnegative else maps.abs().mean(dims, dtype=torch.float32)
+        return {"occupied": differing(maps, 0, dims), "strength": strength.double()}
 
     def add(self, reading: Reading, group: int) -> None:
         occupied, a = reading["occupied"], reading["strength"]

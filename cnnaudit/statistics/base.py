@@ -125,10 +125,10 @@ class Statistic(ABC):
         rows = next(iter(reading.values()))
         self._counter("images", rows)[group].add_(len(rows))
         nonfinite = self._counter("nonfinite", rows)[group]
-        # A sum is finite where all its terms are; in float64 no terms of a network's precision overflow it.
-        sums = [x.flatten(1).sum(1, dtype=torch.float64) for x in reading.values() if x.is_floating_point()]
-        if sums:
-            nonfinite.add_((~torch.isfinite(sum(sums[1:], sums[0]))).sum())
+        # 0 times NaN or an infinity is NaN, 0 times anything else is 0.
+        traces = [(x * 0).flatten(1).sum(1) for x in reading.values() if x.is_floating_point()]
+        if traces:
+            nonfinite.add_(sum(traces[1:], traces[0]).isnan().sum())
         self.add(reading, group)
 
     def merge(self, other: Self) -> Self:

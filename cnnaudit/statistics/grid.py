@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnnaudit.lazy import torch
+from cnnaudit.statistics.counting import ascending
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ def edges(sample: Tensor, levels: int) -> Tensor:
     Returns:
         float64 of shape (kernels, levels - 1), ascending. A value's level is the number of edges <= value.
     """
-    x = sample.double().sort(0).values.T.contiguous()
+    x = ascending(sample.T).double()
     n = x.shape[1]
     negative, zero = (x < 0).sum(1), (x == 0).sum(1)
     positive = n - negative - zero
@@ -64,9 +65,12 @@ def quantise(x: Tensor, edge: Tensor) -> Tensor:
     Returns:
         int64 of the shape of x; NaN goes to the last level.
     """
-    kernels = x.shape[-1]
-    flat = x.double().reshape(-1, kernels).T.contiguous()
-    return torch.searchsorted(edge, flat, right=True).T.reshape(x.shape)
+    x = x.double()
+    below = torch.zeros_like(x, dtype=torch.uint8)
+    # Levels are few, at most 256: comparing with one edge after the other is faster than a search.
+    for column in edge.T:
+        below += x < column
+    return (edge.shape[1] - below).long()
 
 
 def centres(sample: Tensor, edge: Tensor) -> Tensor:

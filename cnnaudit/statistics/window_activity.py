@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cnnaudit.lazy import torch
 from cnnaudit.site import Op
 from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.counting import ascending, differing
 from cnnaudit.statistics.windows import Windows
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ class WindowActivity(Statistic):
         wanted = int(self.probe.option("windows"))
         tiles = Windows.of(tile(site))
         window = tiles.read(x, view.images, site.path, view.seed, wanted)
-        active = _active(window, site.taps[self.probe.taps[0]].atoms)
+        atoms = site.taps[self.probe.taps[0]].atoms
+        active = _active(window, atoms)
         if site.op is Op.POOL:
-            return _reading(_distinct(window, active), _survives(window, active))
+            number = active.sum(2)
+            return _reading(_distinct(window, number, atoms), _survives(window, number, atoms))
         n, m, entries, channels = active.shape
         groups = active.reshape(n, m, entries, site.groups, channels // site.groups)
         read = groups.sum((2, 4))
@@ -65,7 +68,7 @@ class WindowActivity(Statistic):
             ("kept2", kept * kept),
             ("kept_read", kept * read[:, None]),
         ):
-            self._counter(name, read, tuple(amount.shape[1:]))[group] += amount.sum(0)
+            self._counter(name, read, tuple(amount.shape[1:]))[group].add_(amount.sum(0))
 
     def total(self, name: str) -> Tensor:
         """Return one of the sums over all groups, float64."""
@@ -101,19 +104,19 @@ def _active(window: Tensor, atoms: tuple[float, ...]) -> Tensor:
     return active
 
 
-def _distinct(window: Tensor, active: Tensor) -> Tensor:
-    """Number of different active values, int64 of shape (n, windows, units)."""
-    order = window.sort(2)
-    fresh = torch.ones_like(active)
-    fresh[:, :, 1:] = order.values[:, :, 1:] != order.values[:, :, :-1]
-    return (fresh & active.gather(2, order.indices)).sum(2)
+def _distinct(window: Tensor, number: Tensor, atoms: tuple[float, ...]) -> Tensor:
+    """Number of different active values, int64 of shape (n, windows, units); ``number`` counts all active ones."""
+    for atom in atoms[1:]:
+        window = window.masked_fill(window == atom, atoms[0])
+    value = ascending(window.movedim(2, -1))
+    different = differing(value[..., 1:], value[..., :-1], (-1,)) + 1
+    return different - (number < window.shape[2]).long()
 
 
-def _survives(window: Tensor, active: Tensor) -> Tensor:
+def _survives(window: Tensor, number: Tensor, atoms: tuple[float, ...]) -> Tensor:
     """Whether each operator's result is active, bool of shape (n, windows, operators, units)."""
-    highest = active.gather(2, window.argmax(2, keepdim=True))[:, :, 0]
-    lowest = active.gather(2, window.argmin(2, keepdim=True))[:, :, 0]
-    return torch.stack([highest, active.any(2), lowest, active[:, :, 0]], 2)
+    highest, lowest, first = (_active(value, atoms) for value in (window.amax(2), window.amin(2), window[:, :, 0]))
+    return torch.stack([highest, number > 0, lowest, first], 2)
 
 
 def _reading(read: Tensor, kept: Tensor) -> Reading:

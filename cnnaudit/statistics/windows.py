@@ -20,7 +20,7 @@ __all__ = ["Windows", "integer_root"]
 
 def integer_root(cells: int, entries: int) -> int:
     """Return the largest number of levels whose joint histogram of ``entries`` values fits ``cells``."""
-    root = round(float(cells) ** (1 / entries))
+    root: int = round(float(cells) ** (1 / entries))
     return root if root**entries <= cells else root - 1
 
 

@@ -133,7 +133,10 @@ def test_every_kernel_has_its_own_grid():
     x = torch.cat([torch.arange(1.0, 9.0)[:, None], 100 * torch.arange(1.0, 9.0)[:, None]], 1)
     edge = edges(x, 4)
     assert edge.tolist() == [[2.5, 4.5, 6.5], [250.0, 450.0, 650.0]]
-    assert quantise(x.reshape(2, 4, 2), edge).tolist() == [[[0, 0], [0, 0], [1, 1], [1, 1]], [[2, 2], [2, 2], [3, 3], [3, 3]]]
+    assert quantise(x.reshape(2, 4, 2), edge).tolist() == [
+        [[0, 0], [0, 0], [1, 1], [1, 1]],
+        [[2, 2], [2, 2], [3, 3], [3, 3]],
+    ]
 
 
 def test_nan_goes_to_the_last_level_and_infinities_to_the_ends():

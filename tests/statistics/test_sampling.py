@@ -25,9 +25,7 @@ def test_every_position_is_drawn_equally_often(positions, count):
 
 
 def test_every_first_position_is_drawn_equally_often_at_every_seed():
-    counts = Counter(
-        int(sample_positions(torch.tensor([7]), "layer", seed, 16, 1)) for seed in range(4_000)
-    )
+    counts = Counter(int(sample_positions(torch.tensor([7]), "layer", seed, 16, 1)) for seed in range(4_000))
     assert stats.chisquare([counts[i] for i in range(16)]).pvalue > RARE
 
 
@@ -37,7 +35,9 @@ def test_every_first_position_is_drawn_equally_often_at_every_seed():
         (64, 16),
         (128, 64),
         *(
-            pytest.param(*pair, marks=pytest.mark.xfail(reason="stretches that are no whole number overlap", strict=True))
+            pytest.param(
+                *pair, marks=pytest.mark.xfail(reason="stretches that are no whole number overlap", strict=True)
+            )
             for pair in [(100, 64), (3, 2), (10, 9), (65, 64), (49, 32)]
         ),
     ],

@@ -111,7 +111,9 @@ def full_windows(x, kernel, stride, padding):
 def test_window_activity_of_a_pool(atoms):
     site = make_pool((7, 7), 3, 2, units=2, padding=1, atoms=atoms)
     # Few different values, so that windows hold equal ones, atoms at both ends.
-    case = Case("", probe(WindowActivity, site, ("input",)), lambda g, n: torch.randint(-2, 8, (n, 2, 7, 7), generator=g))
+    case = Case(
+        "", probe(WindowActivity, site, ("input",)), lambda g, n: torch.randint(-2, 8, (n, 2, 7, 7), generator=g)
+    )
     data = case.data(12)
     data["input"] = data["input"].clamp(0, 6).float()
     tally = case.folded(data, BLOCKS, groups=3)

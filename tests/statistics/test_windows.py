@@ -94,7 +94,9 @@ def test_values_of_all_units_are_read_together_in_either_layout():
     assert read.shape == (3, 9, 4, 4)
     expected = nn.functional.unfold(x, 2, stride=2).reshape(3, 4, 4, 9).permute(0, 3, 2, 1)
     assert torch.equal(read, expected)
-    assert torch.equal(windows.read(x.contiguous(memory_format=torch.channels_last), torch.arange(3), "layer", 0, ALL), read)
+    assert torch.equal(
+        windows.read(x.contiguous(memory_format=torch.channels_last), torch.arange(3), "layer", 0, ALL), read
+    )
 
 
 def test_sampled_windows_are_some_of_all_and_depend_on_the_image():

@@ -1,0 +1,215 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from builders import make_site
+from scipy import stats
+
+from cnnaudit import MetricError, measure
+from cnnaudit.metrics import Need, registry
+from cnnaudit.statistics import Probe, View
+
+METRIC = registry()["activity"]
+LAYER = torch.tensor(
+    # Two images of three kernels with 2x2 maps.
+    [[[[0, 1], [2, 1]], [[0, 0], [0, 0]], [[4, 4], [4, 4]]], [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 8], [0, 8]]]],
+    dtype=torch.float32,
+)
+
+
+def sparse(images=200, units=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(images, units, 4, 4, generator=generator) - torch.linspace(0, 1.5, units)[:, None, None]).relu()
+
+
+def fields(*tensors, **facts):
+    return {name: measure(f"activity.{name}", *tensors, **facts) for name in METRIC.fields}
+
+
+def test_by_hand():
+    found = fields(LAYER)
+    assert found["apoz"].units == (5 / 8, 1, 2 / 8)
+    assert found["dead"].units == (0, 1, 0)
+    # Mean magnitudes .5, 0 and 4, on average 1.5.
+    assert found["dormant"].units == pytest.approx((1 / 3, 0, 8 / 3))
+    assert found["dormant"].value == pytest.approx(1)
+    for name, estimate in found.items():
+        assert estimate.unit == METRIC.fields[name].unit
+        assert estimate.kernels == (0, 1, 2)
+        assert estimate.n_images == 2
+
+
+def test_apoz_counts_zeros_not_activity():
+    """The indicator is sometimes published the other way round."""
+    assert measure("activity.apoz", torch.zeros(3, 1, 2, 2)).value == 1
+    assert measure("activity.apoz", torch.ones(3, 1, 2, 2)).value == 0
+
+
+def test_half_of_a_rectified_standard_normal_is_zero():
+    x = torch.randn(400, 2, 8, 8, generator=torch.Generator().manual_seed(1)).relu()
+    found = measure("activity.apoz", x)
+    assert found.value == pytest.approx(0.5, abs=0.01)
+    assert all(low <= 0.5 <= high for low, high in zip(found.lows, found.highs, strict=True))
+
+
+def test_standard_errors_are_those_over_images():
+    x = sparse(50)
+    zeros = (x == 0).double().mean((2, 3)).numpy()
+    found = measure("activity.apoz", x)
+    z = stats.norm.ppf(0.975)
+    assert found.units == pytest.approx(zeros.mean(0))
+    assert np.subtract(found.highs, found.units) == pytest.approx(z * stats.sem(zeros), rel=1e-9)
+
+    a = x.double().mean((2, 3)).numpy()
+    score = a.mean(0) / a.mean()
+    influence = (a - score * a.mean(1, keepdims=True)) / a.mean()
+    found = measure("activity.dormant", x)
+    assert found.units == pytest.approx(score, rel=1e-6)
+    assert np.subtract(found.highs, found.units) == pytest.approx(z * stats.sem(influence), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [5, 60, 298, 299])
+def test_silence_is_bounded_by_the_rule_of_three(n):
+    """n silent images leave a rate of activation of at most 1 - .05^(1/n): 299 reach the default rate of 1 %."""
+    x = torch.zeros(n, 1, 2, 2)
+    rate = 1 - 0.05 ** (1 / n)
+    assert measure("activity.dead", x, confidence=0.9, rate=rate * 1.0001).units == (1,)
+    assert measure("activity.dead", x, confidence=0.9, rate=rate * 1.0001).lows == (1,)
+    assert measure("activity.dead", x, confidence=0.9, rate=rate * 0.9999).lows == (0,)
+    assert measure("activity.dead", x, confidence=0.9).lows == (1.0 if n >= 299 else 0.0,)
+
+
+def test_dead_is_about_the_rate_or_about_these_images():
+    x = torch.zeros(400, 2, 2, 2)
+    x[0, 1, 0, 0] = 1e-30  # one position of one image
+    assert measure("activity.dead", x).units == (1, 1)  # fewer than 1 % of images activate either
+    on_these = measure("activity.dead", x, estimand="dataset")
+    assert (on_these.units, on_these.lows, on_these.highs) == ((1, 0), (1, 0), (1, 0))
+    assert measure("activity.dead", x, rate=0.002).units == (1, 0)
+
+
+def test_images_needed_before_a_population_verdict():
+    def needed(field, **params):
+        return METRIC.images(Need(make_site(), field, 10, 0.05, {"rate": 0.01} | params))
+
+    assert needed("dead") == 299
+    assert 0.99**299 <= 0.05 < 0.99**298
+    assert needed("dead", rate=0.1) == 29
+    assert needed("apoz") == needed("dormant") == 100
+
+
+def test_claims_about_the_data_set_have_no_error():
+    for name in ("apoz", "dormant"):
+        found = measure(f"activity.{name}", sparse(20), estimand="dataset")
+        assert found.lows == found.highs == found.units
+
+
+def test_positive_rescaling_of_a_kernel_changes_neither_zeros_nor_death():
+    x = sparse()
+    scaled = x * torch.tensor([0.25, 8.0, 1.0, 1024.0])[:, None, None]
+    for name in ("dead", "apoz"):
+        assert measure(f"activity.{name}", scaled) == measure(f"activity.{name}", x)
+    # Rescaling the whole layer leaves the ratio as it is.
+    assert measure("activity.dormant", x * 4).units == pytest.approx(measure("activity.dormant", x).units)
+
+
+def test_duplicating_every_position_changes_nothing():
+    x = sparse()
+    for name, found in fields(x.repeat(1, 1, 1, 2)).items():
+        wanted = measure(f"activity.{name}", x)
+        assert found.units == pytest.approx(wanted.units, rel=1e-6)
+        assert found.lows == pytest.approx(wanted.lows, rel=1e-5)
+        assert found.highs == pytest.approx(wanted.highs, rel=1e-5)
+
+
+def test_duplicating_every_image_shrinks_intervals_by_the_root_of_two():
+    x = sparse(100)
+    for name in ("apoz", "dormant"):
+        one, two = measure(f"activity.{name}", x), measure(f"activity.{name}", torch.cat([x, x]))
+        assert two.units == pytest.approx(one.units, rel=1e-9)
+        widths = np.subtract(one.highs, one.lows) / np.subtract(two.highs, two.lows)
+        assert widths == pytest.approx(math.sqrt(199 / 99), rel=1e-6)
+
+
+def test_channels_are_told_apart():
+    x = sparse()
+    order = [2, 0, 3, 1]
+    for name, found in fields(x[:, order]).items():
+        wanted = measure(f"activity.{name}", x)
+        assert found.units == pytest.approx([wanted.units[k] for k in order])
+        assert found.highs == pytest.approx([wanted.highs[k] for k in order])
+
+
+def test_vectors_are_maps_of_one_position():
+    x = sparse()[..., 0, 0]
+    for name, found in fields(x).items():
+        assert found == measure(f"activity.{name}", x[..., None, None])
+
+
+def test_signed_responses_count_exact_zeros():
+    """measure takes zeros as made by an activation; signs do not cancel."""
+    x = torch.tensor([[[-1.0, 1.0, 0.0, 0.0]], [[-3.0, 3.0, 0.0, 0.0]]])
+    found = fields(x)
+    assert found["apoz"].units == (0.5,)
+    assert found["dead"].units == (0,)
+    assert found["dormant"].units == (1,)
+
+
+def test_one_image_tells_nothing_about_others():
+    found = fields(LAYER[:1])
+    assert found["apoz"].units == (1 / 4, 1, 0)
+    assert found["apoz"].lows == (0, 0, 0)
+    assert found["apoz"].highs == (1, 1, 1)
+    assert found["dormant"].highs == (math.inf,) * 3
+    # A kernel that fired in the one image there is hardly fires in fewer than 1 % of all.
+    assert (found["dead"].lows, found["dead"].highs) == ((0, 0, 0), (0, 1, 0))
+
+
+def test_a_layer_that_is_dead_all_over():
+    found = fields(torch.zeros(40, 3, 2, 2))
+    assert found["dead"].units == (1, 1, 1)
+    assert found["apoz"].units == (1, 1, 1)
+    assert all(math.isnan(v) for v in found["dormant"].units)  # 0 / 0
+    assert math.isnan(found["dormant"].value)
+
+
+def test_a_single_kernel_is_its_own_layer():
+    assert measure("activity.dormant", sparse(30, 1)).units == (1,)
+
+
+def test_zeros_mean_nothing_where_no_activation_makes_them():
+    smooth = make_site(atoms=(), nonnegative=False)
+    assert "no activation here makes exact zeros" in METRIC.applies(smooth, "dead", {})
+    assert METRIC.applies(smooth, "apoz", {}) is not None
+    assert METRIC.applies(smooth, "dormant", {}) is None
+    assert METRIC.applies(make_site(), "dead", {}) is None
+
+
+def test_nan_and_infinities_are_counted_as_images():
+    x = sparse(20)
+    x[3, 0, 0, 0] = math.nan
+    x[9, 1, 2, 2] = math.inf
+    probe = Probe(METRIC.reads, make_site(units=4), METRIC.taps)
+    statistic = METRIC.reads(probe, 1)
+    statistic.fold(statistic.read(View({"response": x}, torch.arange(20), None, 0)), 0)
+    assert statistic.nonfinite == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: measure("activty", LAYER), "there is no metric 'activty'; there are activity, "),
+        (lambda: measure("activity.apz", LAYER), "activity has no field 'apz'; it has dead, apoz, dormant"),
+        (lambda: measure("activity", LAYER, rate=0.0), "activity: rate: .*greater than 0.*it knows rate, kernel"),
+        (lambda: measure("activity", LAYER, rate="1"), "activity: rate: .*valid number"),
+        (lambda: measure("activity", LAYER, bins=3), "activity: bins: Extra inputs are not permitted"),
+        (lambda: measure("activity", LAYER, LAYER), r"reads 1 tensor\(s\): response; got 2"),
+        (lambda: measure("activity"), r"reads 1 tensor\(s\): response; got 0"),
+        (lambda: measure("activity", torch.zeros(3)), r"shape \(images, units, \*positions\).*not \(3,\)"),
+        (lambda: measure("activity", torch.zeros(0, 3)), "at least one image"),
+    ],
+)
+def test_wrong_questions(call, message):
+    with pytest.raises(MetricError, match=message):
+        call()

@@ -1,0 +1,411 @@
+"""Every statistic and every metric once more, from the stored activations of all images, in plain float64 numpy.
+
+Written from the docstrings and shared/SCIENCE.md, for clarity and not for speed; of the implementation only the
+hash that draws positions is used (``sample_positions``), and only where a map has more than are wanted.
+Arrays are ``(images, units, *spatial)``; groups are one number for each image.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from fractions import Fraction
+
+import numpy as np
+import torch
+from scipy.special import digamma
+
+from cnnaudit.statistics import sample_positions
+
+# --- sampled positions and windows ------------------------------------------------------------------
+
+
+def drawn(ids, site, seed, positions, wanted):
+    """Positions read for each image: all of them, or those that the hash draws."""
+    if positions <= wanted:
+        return np.tile(np.arange(positions), (len(ids), 1))
+    return sample_positions(torch.as_tensor(ids), site, seed, positions, wanted).numpy()
+
+
+def full_windows(sizes, window):
+    """For each window that lies wholly on the map, in raster order, the positions of its entries."""
+    starts = [
+        [s for s in range(-p, size + p, t) if s >= 0 and s + (k - 1) * d < size]
+        for size, k, t, p, d in zip(
+            sizes, window.kernel, window.stride, window.padding, window.dilation, strict=True
+        )
+    ]
+    offsets = list(itertools.product(*(range(0, k * d, d) for k, d in zip(window.kernel, window.dilation, strict=True))))
+    found = {}
+    for number, at in enumerate(itertools.product(*(range(len(s)) for s in starts))):
+        corner = [s[i] for s, i in zip(starts, at, strict=True)]
+        found[at] = (number, [tuple(c + o for c, o in zip(corner, offset, strict=True)) for offset in offsets])
+    return found
+
+
+def read_windows(x, ids, site, seed, window, wanted):
+    """Sampled windows, shape (images, windows, entries, units)."""
+    windows = [entries for _, entries in full_windows(x.shape[2:], window).values()]
+    chosen = drawn(ids, site, seed, len(windows), wanted)
+    return np.stack(
+        [
+            np.stack([np.stack([x[(i, slice(None), *at)] for at in windows[w]]) for w in chosen[i]])
+            for i in range(len(x))
+        ]
+    )
+
+
+def read_neighbours(x, ids, site, seed, window, wanted):
+    """Two windows beside each other in each dimension, and two inputs where the first of them starts."""
+    windows = full_windows(x.shape[2:], window)
+    dims = len(window.kernel)
+    pairs = list(itertools.product((0, 1), repeat=dims))
+    corners = [at for at in windows if all(tuple(a + p for a, p in zip(at, pair, strict=True)) in windows for pair in pairs)]
+    if not corners:
+        return None
+    chosen = drawn(ids, f"{site} blocks", seed, len(corners), wanted)
+    outputs, inputs = [], []
+    for i in range(len(x)):
+        for c in chosen[i]:
+            at = corners[c]
+            block = [windows[tuple(a + p for a, p in zip(at, pair, strict=True))][1] for pair in pairs]
+            outputs.append([[x[(i, slice(None), *entry)] for entry in entries] for entries in block])
+            first = windows[at][1][0]
+            inputs.append([x[(i, slice(None), *(f + p for f, p in zip(first, pair, strict=True)))] for pair in pairs])
+    shape = (len(x), len(chosen[0]), len(pairs))
+    outputs, inputs = np.array(outputs), np.array(inputs)
+    return outputs.reshape(*shape, -1, x.shape[1]), inputs.reshape(*shape, x.shape[1])
+
+
+# --- grids --------------------------------------------------------------------------------------------
+
+
+def grid(sample, levels):
+    """Inner edges of one kernel's equiprobable grid, an exact zero having a level of its own."""
+    ordered = sorted(sample.tolist())
+    n, inner = len(ordered), levels - 1
+    negative, zero = sum(v < 0 for v in ordered), sum(v == 0 for v in ordered)
+    positive = n - negative - zero
+
+    def cut(place):
+        if n == 1:
+            return ordered[0]
+        rank = min(max(round(place), 1), n - 1)
+        return (ordered[rank - 1] + ordered[rank]) / 2
+
+    if not zero:
+        edges = [cut(Fraction((j + 1) * n, levels)) for j in range(inner)]
+    else:
+        below = 0
+        if negative:
+            below = min(max(round(Fraction(inner * negative, negative + positive)), 1), inner)
+            if positive and below == inner and inner > 1:
+                below = inner - 1
+        above = inner - below
+        edges = [cut(Fraction((j + 1) * negative, below)) for j in range(below - 1)]
+        edges += [0.0] * (below > 0)
+        if above:
+            smallest = float(np.finfo(np.float64).tiny)
+            edges += [smallest]
+            edges += [cut(negative + zero + Fraction(j * positive, above)) for j in range(1, above)]
+    return np.maximum.accumulate(np.array(edges))
+
+
+def grids(sample, levels):
+    """Edges of all kernels from a sample of shape (n, kernels)."""
+    return np.stack([grid(sample[:, k], levels) for k in range(sample.shape[1])])
+
+
+def level(values, edges):
+    """Number of edges at or below each value."""
+    return sum((np.asarray(values) >= edge).astype(np.int64) for edge in edges)
+
+
+def level_means(sample, edges):
+    """Mean of the sample in each level; the middle of the edges of an empty one."""
+    levels = level(sample, edges)
+    ends = [edges[0], *edges, edges[-1]]
+    return np.array(
+        [
+            math.fsum(sample[levels == j]) / (levels == j).sum() if (levels == j).any() else (ends[j] + ends[j + 1]) / 2
+            for j in range(len(edges) + 1)
+        ]
+    )
+
+
+def is_close_call(values, edges, tolerance):
+    """Whether a rounding error could move one of these values over an edge; exact zeros never move."""
+    values = np.asarray(values).reshape(-1)
+    values = values[values != 0]
+    return any((abs(values - e) <= tolerance * np.maximum(abs(values), abs(e))).any() for e in edges)
+
+
+# --- tallies ------------------------------------------------------------------------------------------
+
+
+def by_group(amount, group, groups):
+    """Sums over the images of each group, shape (groups, ...)."""
+    total = np.zeros((groups, *amount.shape[1:]), dtype=amount.dtype)
+    for image, g in zip(amount, group, strict=True):
+        total[g] += image
+    return total
+
+
+def activity(x, group, groups):
+    """ActivityTally."""
+    flat = x.reshape(*x.shape[:2], -1)
+    z = (flat == 0).sum(2)
+    a = abs(flat).mean(2)
+    mean = a.mean(1, keepdims=True)
+    amounts = {
+        "active": (flat != 0).any(2).astype(np.int64),
+        "zeros": z,
+        "zeros2": z**2,
+        "a": a,
+        "a2": a**2,
+        "a_mean": a * mean,
+        "mean": mean,
+        "mean2": mean**2,
+    }
+    return {name: by_group(amount, group, groups) for name, amount in amounts.items()}
+
+
+def responses(x):
+    """Mean response of each kernel over its map."""
+    return x.reshape(*x.shape[:2], -1).mean(2)
+
+
+def class_counts(response, labels, edges):
+    """ClassHistogram, given its edges."""
+    kernels, bins = len(edges), edges.shape[1] + 1
+    counts = np.zeros((kernels, max(labels) + 1, bins), dtype=np.int64)
+    for k in range(kernels):
+        for r, y in zip(level(response[:, k], edges[k]), labels, strict=True):
+            counts[k, y, r] += 1
+    return counts
+
+
+def active(window, atoms):
+    return ~np.isin(window, list(atoms))
+
+
+def distinct(window, atoms):
+    """Number of different active values of each window, shape (images, windows, units)."""
+    found = np.zeros((*window.shape[:2], window.shape[3]), dtype=np.int64)
+    for n, w, u in np.ndindex(found.shape):
+        found[n, w, u] = len(set(window[n, w, :, u].tolist()) - set(atoms))
+    return found
+
+
+def survivors(window, atoms):
+    """Whether what max, average, min and stride make of each window is active."""
+    on = active(window, atoms)
+    return {
+        "max": active(window.max(2), atoms),
+        "avg": on.any(2),
+        "min": active(window.min(2), atoms),
+        "stride": on[:, :, 0],
+    }
+
+
+def activity_tally(read, kept, group, groups):
+    """WindowActivity from what each image read, (images, units), and kept, (images, operators, units)."""
+    amounts = {"read": read, "read2": read**2, "kept": kept, "kept2": kept**2, "kept_read": kept * read[:, None]}
+    return {name: by_group(amount, group, groups) for name, amount in amounts.items()}
+
+
+def pool_activity(window, atoms):
+    """What a pool's windows hold and could keep, for each image."""
+    kept = survivors(window, atoms)
+    return distinct(window, atoms).sum(1), np.stack([kept[o] for o in ("max", "avg", "min", "stride")], 2).sum(1)
+
+
+def conv_activity(x, window, atoms, conv_groups, outputs, ids, site, seed, wanted):
+    """What the tiles of a strided convolution hold and could keep, for each image and channel group."""
+    dims = len(window.stride)
+    tile = type(window)(window.stride, window.stride, (0,) * dims, (1,) * dims)
+    on = active(read_windows(x, ids, site, seed, tile, wanted), atoms)
+    images, windows, entries, channels = on.shape
+    on = on.reshape(images, windows, entries, conv_groups, channels // conv_groups)
+    reached = [
+        i
+        for i, at in enumerate(itertools.product(*map(range, window.stride)))
+        if all(
+            any((e * d - p - a) % t == 0 for e in range(k))
+            for a, k, d, p, t in zip(at, window.kernel, window.dilation, window.padding, window.stride, strict=True)
+        )
+    ]
+    read = on.sum((2, 4))
+    kept = np.minimum(on[:, :, reached].sum((2, 4)), outputs // conv_groups)
+    return read.sum(1), kept.sum(1)[:, None]
+
+
+def joint(codes, levels, group, groups):
+    """Joint histogram of codes (images, windows, entries) of one kernel, first entry the least significant."""
+    counts = np.zeros((groups, levels ** codes.shape[2]), dtype=np.int64)
+    for image, g in zip(codes, group, strict=True):
+        for window in image:
+            counts[g, sum(int(c) * levels**i for i, c in enumerate(window))] += 1
+    return counts
+
+
+def pooled_code(codes, operator, edges, centres):
+    """Level of what an operator makes of quantised windows, entries last, and whether it was a close call."""
+    if operator == "max":
+        return codes.max(-1), False
+    if operator == "min":
+        return codes.min(-1), False
+    if operator == "stride":
+        return codes[..., 0], False
+    values = centres[codes].mean(-1)
+    return level(values, edges), is_close_call(values, edges, 1e-12)
+
+
+def pair(skip, branch, ids, group, groups, site, seed, wanted):
+    """PairMoments, two-pass."""
+    s, f = (t.reshape(*t.shape[:2], -1) for t in (skip, branch))
+    chosen = drawn(ids, site, seed, s.shape[2], wanted)
+    rows = defaultdict(list)
+    for i, g in enumerate(group):
+        for p in chosen[i]:
+            rows[g].append((s[i, :, p], f[i, :, p]))
+    channels = s.shape[1]
+    names = ("mean_s", "mean_f", "ss", "ff", "sf")
+    tally = {"rows": np.zeros((groups, 1))} | {name: np.zeros((groups, channels)) for name in names}
+    for g, values in rows.items():
+        a, b = (np.array(side) for side in zip(*values, strict=True))
+        tally["rows"][g] = len(a)
+        tally["mean_s"][g], tally["mean_f"][g] = a.mean(0), b.mean(0)
+        a, b = a - a.mean(0), b - b.mean(0)
+        tally["ss"][g], tally["ff"][g], tally["sf"][g] = (a * a).sum(0), (b * b).sum(0), (a * b).sum(0)
+    return tally
+
+
+# --- metrics -------------------------------------------------------------------------------------------
+
+
+def activity_values(x):
+    """activity: one value a kernel."""
+    flat = x.reshape(*x.shape[:2], -1)
+    strength = abs(flat).mean((0, 2))
+    return {
+        "dead": (flat == 0).all((0, 2)).astype(float),
+        "apoz": (flat == 0).mean((0, 2)),
+        "dormant": strength / strength.mean(),
+    }
+
+
+def entropy(counts, estimator="plugin"):
+    """Entropy in bits of one list of counts."""
+    counts = [int(c) for c in counts if c]
+    n = sum(counts)
+    if not n:
+        return 0.0
+    plugin = -math.fsum(c / n * math.log2(c / n) for c in counts)
+    if estimator == "plugin":
+        return plugin
+    if estimator == "miller_madow":
+        return plugin + (len(counts) - 1) / (2 * n * math.log(2))
+    if estimator == "grassberger":
+        def g(c):
+            return digamma(c) + (-1) ** c * (digamma((c + 1) / 2) - digamma(c / 2)) / 2
+
+        return (math.log(n) - math.fsum(c * g(c) for c in counts) / n) / math.log(2)
+    single = sum(c == 1 for c in counts)
+    coverage = 1 - (single - (single == n)) / n
+    total = []
+    for c in counts:
+        p = coverage * c / n
+        total.append(-p * math.log2(p) / (1 - (1 - p) ** n))
+    return math.fsum(total)
+
+
+def expected_information(rows, columns):
+    """Mean mutual information over all tables with these margins, by exact hypergeometric probabilities."""
+    n = sum(rows)
+    total = []
+    for a, b in itertools.product(rows, columns):
+        for x in range(max(1, a + b - n), min(a, b) + 1):
+            p = Fraction(math.comb(a, x) * math.comb(n - a, b - x), math.comb(n, b))
+            total.append(float(p) * x / n * math.log2(n * x / (a * b)))
+    return math.fsum(total)
+
+
+def class_information(counts, *, estimator="corrected"):
+    """class_information from counts of shape (kernels, classes, bins): one value a kernel."""
+    found = defaultdict(list)
+    for table in counts:
+        n = table.sum()
+        rows, columns = [int(v) for v in table.sum(1)], [int(v) for v in table.sum(0)]
+        plugin = entropy(rows) + entropy(columns) - entropy(table.ravel())
+        value = chance = plugin
+        if estimator != "plugin":
+            cells, r, c = (np.count_nonzero(part) for part in (table, rows, columns))
+            value = max(0.0, plugin - (cells - r - c + 1) / (2 * n * math.log(2)))
+            chance = plugin - expected_information(rows, columns)
+        h = entropy(rows)
+        found["information"].append(value)
+        found["chance_adjusted"].append(chance)
+        found["uncertainty_coefficient"].append(value / h if h else math.nan)
+        most = min(h, math.log2(table.shape[1]))
+        found["normalised"].append(value / most if most else math.nan)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def dimension_loss(read, kept, operator):
+    """pool_information_dimension_loss from what each image read and kept: one value a unit."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        losses = 1 - kept.sum(0) / read.sum(0)
+    if not operator:
+        return {"loss": losses[0]}
+    found = dict(zip(("max", "avg", "min", "stride"), losses, strict=True))
+    return {"loss": found[operator]} | found
+
+
+def entropy_loss(codes, outputs, inputs, operator, grids_, centres, levels, estimator):
+    """pool_entropy_loss from levels of windows (images, windows, entries, kernels); None for a close call."""
+    found = defaultdict(list)
+    kernels = codes.shape[-1]
+    for k in range(kernels):
+        windows = codes[..., k].reshape(-1, codes.shape[2])
+        whole = entropy(Counter(map(tuple, windows.tolist())).values(), estimator)
+        for name in ("max", "avg", "min", "stride"):
+            result, close = pooled_code(windows, name, grids_[k], centres[k])
+            kept = entropy(Counter(result.tolist()).values(), estimator)
+            lost = max(0.0, whole - kept)
+            relative = lost / whole if whole else math.nan
+            found[f"relative_{name}"].append(None if close else relative)
+            if name == operator:
+                found["relative"].append(None if close else relative)
+                found["bits"].append(None if close else lost)
+        ratio = math.nan
+        if outputs is not None:
+            after, before = (
+                entropy(Counter(map(tuple, c[..., k].reshape(-1, c.shape[2]).tolist())).values(), estimator)
+                for c in (outputs, inputs)
+            )
+            ratio = after / before if before else (math.nan if not after else math.inf)
+        found["density_ratio"].append(ratio)
+    return dict(found)
+
+
+def variance_share(skip, branch, ids, site, seed, wanted):
+    """branch_variance_share: one value a site."""
+    s, f = (t.reshape(*t.shape[:2], -1) for t in (skip, branch))
+    chosen = drawn(ids, site, seed, s.shape[2], wanted)
+    s, f = (np.stack([t[i][:, chosen[i]] for i in range(len(t))], 1).reshape(t.shape[1], -1) for t in (s, f))
+    y = s + f
+
+    def cov(a, b):
+        return ((a - a.mean(1, keepdims=True)) * (b - b.mean(1, keepdims=True))).mean(1)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = cov(f, y) / cov(y, y)
+        return {
+            "share": cov(f, y).sum() / cov(y, y).sum(),
+            "skip_share": cov(s, y).sum() / cov(y, y).sum(),
+            "standardised": np.nanmean(own),
+            "ratio": math.sqrt((f**2).sum() / (s**2).sum()),
+            "correlation": cov(s, f).sum() / math.sqrt(cov(s, s).sum() * cov(f, f).sum()),
+        }
