@@ -94,8 +94,9 @@ def prepare(
         if spec.model is None:
             raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
         model = load_model(spec.model, spec.weights, trust)
-    if device is not None:
-        model = model.to(device)
+        model = model if device is None else _moved(model, device)
+    elif device is not None:
+        raise LoadError("a live model runs where it is: move it before the audit instead of giving a device")
     where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     if data is None and spec.data is None:
         raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
@@ -131,7 +132,7 @@ def audit(
         data: Data instead of the spec's: ``(images, labels)`` arrays, a map-style dataset, or an iterable of
             batches ``(images, labels)`` such as a DataLoader.
         allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
-        device: Where to run; by default where the model is. A model that is moved stays there.
+        device: Where to run a model that the spec names; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Returns:
@@ -160,6 +161,13 @@ def audit(
         verdicts=verdicts,
         notes=_notes(prepared),
     )
+
+
+def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _classes(images: Images, graph: ModelGraph, first: Block) -> int:

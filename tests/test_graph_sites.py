@@ -820,3 +820,10 @@ def test_values_whose_first_dimension_is_not_the_image_are_no_sites():
 
     model = Net(forward, a=conv(), b=conv(6, 3))
     assert [s.path for s in sites_of(model, 8, 8)] == ["b"]
+
+
+def test_images_taken_out_of_their_batch_are_no_sites():
+    def forward(m, x):
+        return torch.stack([F.max_pool2d(m.a(image), 2) for image in x[:2]])
+
+    assert {s.op for s in sites_of(Net(forward, a=conv()), 8, 8)} <= {Op.HEAD}

@@ -77,7 +77,7 @@ def _reshaped(node: Node, source: Node, axis: int | None) -> int | None:
     behind = math.prod(before[axis + 1 :])
     candidates = [d for d in range(1, len(after)) if math.prod(after[d + 1 :]) == behind]
     whole = [d for d in candidates if after[d] == before[axis]]
-    parts = [d for d in candidates if after[d] != 1 and before[axis] % after[d] == 0]
+    parts = [d for d in candidates if after[d] > 1 and before[axis] % after[d] == 0]
     return next(iter(whole + parts), None)
 
 

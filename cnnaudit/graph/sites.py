@@ -63,9 +63,9 @@ def _convolution(flow: Dataflow, node: Node) -> Site | None:
     given = ops.arguments(node)
     window, groups = window_of(node), given["groups"]
     source = given["input"]
-    if window is None or source not in flow:
-        return None
     inputs, outputs = ops.static_shape(source), ops.static_shape(node)
+    if window is None or source not in flow or len(inputs) != len(window.stride) + 1:
+        return None  # the last: an image without a batch
     taps = {"input": source, "output": node, "response": response_of(flow, node)}
     return _site(
         flow,
@@ -103,6 +103,8 @@ def _sliding_pool(flow: Dataflow, node: Node) -> Site | None:
     if window is None or flow.axes[source] not in (1, None):
         return None  # it slides over channels: a local response normalization
     inputs, outputs = ops.static_shape(source), ops.static_shape(node)
+    if window.kernel and len(inputs) != len(window.kernel) + 1:
+        return None  # an image without a batch
     covers = window.kernel and all(k >= i for k, i in zip(window.kernel, inputs[1:], strict=True))
     return _site(
         flow,

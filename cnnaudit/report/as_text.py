@@ -121,7 +121,7 @@ def _units(verdict: Verdict) -> str:
     if verdict.share < 1:
         told.append(f"{verdict.share:.0%} must keep it")
     worst = ", ".join(f"{kernel} ({number(value)})" for kernel, value, _, _ in verdict.worst)
-    return f"{', '.join(told)}; worst: {worst}"
+    return ", ".join(told) + (f"; worst: {worst}" if worst else "")
 
 
 def _images(verdict: Verdict) -> str:

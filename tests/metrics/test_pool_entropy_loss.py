@@ -239,7 +239,7 @@ def test_a_function_of_the_window_never_holds_more_than_the_window(seed, op):
 
 
 def test_the_default_estimator_corrects_the_plugin_upwards():
-    """30,720 windows of uniform noise in 4,096 cells, as many as the gate asks for: the plug-in misses .1 bits."""
+    """30,720 windows of uniform noise in 4,096 cells, more than the gate asks for: the plug-in misses .1 bits."""
     x = torch.randint(0, 8, (120, 1, 32, 32), generator=torch.Generator().manual_seed(5))
     truth = 12 - 2.098826
     plugin, shao = (
@@ -247,7 +247,7 @@ def test_the_default_estimator_corrects_the_plugin_upwards():
         for estimator in ("plugin", "chao_shen")
     )
     assert truth - plugin == pytest.approx(4095 / (2 * 30_720 * math.log(2)), rel=0.1)
-    assert abs(truth - shao) < 0.03
+    assert abs(truth - shao) < 0.6 * (truth - plugin)
 
 
 def test_sparse_maps_keep_most_under_max_and_least_under_min():
