@@ -85,12 +85,15 @@ def make_metric(values, *, reads=Statistic, at=Op.CONV, dataset=False, **facts):
     return metric(reads=reads, at=at, taps="response", fields={"value": field}, interval="", cost="", **facts)(made_up)
 
 
-def judged(rule, values, *, images=1000, nonfinite=0, site_units=None, kernels=None, classes=2, spec=None, **facts):
+def judged(
+    rule, values, *, images=1000, nonfinite=0, site_units=None, kernels=None, classes=2, spec=None, need=None, **facts
+):
     """Decide one rule at the sites of ``values`` (path -> Uncertain); return the verdicts in their order.
 
-    A value of type str is the reason why the metric does not apply at that site.
+    A value of type str is the reason why the metric does not apply at that site; ``need`` is the metric's own
+    function for the fewest images.
     """
-    made = make_metric(values, **facts)
+    made = make_metric(values, **facts, **({"images": need} if need else {}))
     checks, statistics = [], {}
     for path, value in values.items():
         units = len(value.value) if hasattr(value, "value") else 1

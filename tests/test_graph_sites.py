@@ -311,6 +311,14 @@ def test_parts_of_a_split_are_no_skips_of_each_other(split):
     assert [op for op, *_ in additions(Net(forward, wide=conv(3, 6), deep=conv()))] == ["merge"]
 
 
+def test_a_part_is_a_skip_of_what_is_computed_from_the_whole():
+    def forward(m, x):
+        whole = m.wide(x)
+        return m.deep(whole) + whole[:, :3]
+
+    assert [op for op, *_ in additions(Net(forward, wide=conv(3, 6), deep=conv(6, 3)))] == ["residual"]
+
+
 def test_a_part_of_a_projection_is_a_skip():
     model = Net(lambda m, x: m.b(m.a(x)) + m.project(x)[:, :3], a=conv(), b=conv(), project=conv(3, 6, 1))
     assert [op for op, *_ in additions(model)] == ["residual"]

@@ -19,7 +19,7 @@ histograms = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 tables = st.integers(1, 5).flatmap(
     lambda columns: st.lists(st.lists(st.integers(0, 9), min_size=columns, max_size=columns), min_size=1, max_size=5)
 )
-many = settings(max_examples=100, deadline=None, derandomize=True)
+many = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 def counts(values):

@@ -11,7 +11,7 @@ from cnnaudit.intervals import Binomial, Exact, Jackknife, Normal, RareEvent, Sh
 NAN = math.nan
 finite = st.floats(-5, 5).map(lambda x: round(x, 3))
 levels = st.sampled_from([0.1, 0.05, 0.01, 0.001])
-many = settings(max_examples=120, deadline=None, derandomize=True)
+many = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 def array(*values):

@@ -153,7 +153,8 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
 
     In a chain of additions the one that adds a branch to the skip is a residual addition, and so is each
     that adds a further branch to that sum; sums of branches alone are left to the end of the chain.
-    Different parts of one split value (res2net) are no skips of each other.
+    Parts of one value that was split (res2net) are no skips of each other; a part is one of a branch that
+    is computed from the whole value (dual path networks).
     """
     parts = addends(flow, node)
     if parts is None:
@@ -169,7 +170,8 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
         return None
     skip, branch = sorted(parts, key=lambda part: flow.weights_between(ancestor, part))
     short, long = (flow.weights_between(ancestor, part) for part in (skip, branch))
-    if short <= 1 and short < long and not is_part(flow, ancestor, skip):
+    apart = is_part(flow, ancestor, skip) and is_part(flow, ancestor, branch)
+    if short <= 1 and short < long and not apart:
         return _residual(flow, node, skip, branch)
     return _site(flow, node, Op.MERGE, {"left": left, "right": right, "sum": node}, axis=_shared_axis(flow, parts))
 

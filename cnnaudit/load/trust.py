@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
@@ -73,7 +75,9 @@ class Trust:
                 )
             found = getattr(found, name)
         home = _home(found)
-        if home != module.__name__ and not self._allows_module(home):
+        # Only what is going to be called can do harm: a name must not lead to a function from elsewhere.
+        called = callable(found) and not isinstance(found, nn.Module)
+        if called and home != module.__name__ and not self._allows_module(home):
             raise LoadError(
                 f"{source.written} leads to an object of the module {home!r}, which is not allowed: "
                 f"allow it with --allow-import {home!r}, or define a function of your own"

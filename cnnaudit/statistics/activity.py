@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.lazy import torch
 from cnnaudit.statistics.base import Probe, Statistic, View
-from cnnaudit.statistics.counting import differing
+from cnnaudit.statistics.counting import by_parts, differing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class ActivityTally(Statistic):
         maps = x[..., None] if x.dim() == 2 else x
         dims = tuple(range(2, maps.dim()))
         nonnegative = self.probe.site.taps[name].nonnegative
-        strength = view.mean(name) if nonnegative else maps.abs().mean(dims, dtype=torch.float32)
+        strength = view.mean(name) if nonnegative else by_parts(lambda x: x.abs().mean(dims, dtype=torch.float32), maps)
         return {"occupied": differing(maps, 0, dims), "strength": strength.double()}
 
     def add(self, reading: Reading, group: int) -> None:

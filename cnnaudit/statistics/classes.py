@@ -63,6 +63,7 @@ class ClassHistogram(Statistic):
         counts.view(kernels, -1).scatter_add_(1, cell.T.contiguous(), ones)
 
     def merge(self, other: ClassHistogram) -> ClassHistogram:
+        self._check(other)
         bins = int(self.probe.option("bins"))
         theirs = other.tally["counts"]
         kernels, classes, _ = theirs.shape

@@ -10,11 +10,14 @@ import numpy as np
 from cnnaudit.lazy import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-__all__ = ["ascending", "differing"]
+__all__ = ["ascending", "by_parts", "differing"]
 
 _EXACT = 2**24  # float32 counts up to here
+_PART = 2**18
 
 
 def differing(a: Tensor, b: Tensor | float, dims: tuple[int, ...]) -> Tensor:
@@ -23,10 +26,24 @@ def differing(a: Tensor, b: Tensor | float, dims: tuple[int, ...]) -> Tensor:
     Returns:
         Exact numbers, int64. Where a value is NaN the two differ.
     """
-    # Ones of the values' own type: comparing into booleans and summing those takes three times as long.
-    ones = torch.ne(a, b, out=torch.empty_like(a))
     places = math.prod(a.shape[dim] for dim in dims)
-    return ones.sum(dims, dtype=torch.float32 if places <= _EXACT else torch.float64).long()
+    exact = torch.float32 if places <= _EXACT else torch.float64
+
+    def count(a: Tensor, b: Tensor | float) -> Tensor:
+        # Ones of the values' own type: comparing into booleans and summing those takes three times as long.
+        return torch.ne(a, b, out=torch.empty_like(a)).sum(dims, dtype=exact)
+
+    counts = by_parts(count, a, b) if isinstance(b, torch.Tensor) else by_parts(lambda a: count(a, b), a)
+    return counts.long()
+
+
+def by_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Apply a function of images to a few at a time, so that what it makes in between stays in the cache."""
+    step = max(1, _PART // max(1, tensors[0][0].numel()))
+    if step >= len(tensors[0]):
+        return function(*tensors)
+    parts = zip(*(x.split(step) for x in tensors), strict=True)
+    return torch.cat([function(*part) for part in parts])
 
 
 def ascending(x: Tensor) -> Tensor:

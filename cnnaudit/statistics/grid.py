@@ -69,7 +69,7 @@ def quantise(x: Tensor, edge: Tensor) -> Tensor:
     below = torch.zeros_like(x, dtype=torch.uint8)
     # Levels are few, at most 256: comparing with one edge after the other is faster than a search.
     for column in edge.T:
-        below += x < column
+        below += (x < column).view(torch.uint8)
     return (edge.shape[1] - below).long()
 
 

@@ -48,16 +48,11 @@ class WindowActivity(Statistic):
         tiles = Windows.of(tile(site))
         window = tiles.read(x, view.images, site.path, view.seed, wanted)
         atoms = site.taps[self.probe.taps[0]].atoms
-        active = _active(window, atoms)
         if site.op is Op.POOL:
-            number = active.sum(2)
-            return _reading(_distinct(window, number, atoms), _survives(window, number, atoms))
-        n, m, entries, channels = active.shape
-        groups = active.reshape(n, m, entries, site.groups, channels // site.groups)
-        read = groups.sum((2, 4))
-        reached = groups[:, :, torch.tensor(_reached(site), device=x.device)].sum((2, 4))
-        kept = reached.clamp(max=site.units // site.groups)
-        return _reading(read, kept[:, :, None])
+            read, kept = _pool(window, atoms)
+        else:
+            read, kept = _convolution(window, atoms, site)
+        return {"read": read.sum(1), "kept": kept.sum(1)}
 
     def add(self, reading: Reading, group: int) -> None:
         read, kept = reading["read"], reading["kept"]
@@ -97,27 +92,37 @@ def _reached(site: Site) -> list[int]:
     return inside
 
 
-def _active(window: Tensor, atoms: tuple[float, ...]) -> Tensor:
-    active = torch.ones_like(window, dtype=torch.bool)
-    for atom in atoms:
-        active &= window != atom
-    return active
-
-
-def _distinct(window: Tensor, number: Tensor, atoms: tuple[float, ...]) -> Tensor:
-    """Number of different active values, int64 of shape (n, windows, units); ``number`` counts all active ones."""
-    for atom in atoms[1:]:
-        window = window.masked_fill(window == atom, atoms[0])
+def _pool(window: Tensor, atoms: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Different active values of each window, and for each operator whether its result is active."""
     value = ascending(window.movedim(2, -1))
-    different = differing(value[..., 1:], value[..., :-1], (-1,)) + 1
-    return different - (number < window.shape[2]).long()
+    held = [value.shape[-1] - differing(value, atom, (-1,)) for atom in atoms]
+    different = 1 + differing(value[..., 1:], value[..., :-1], (-1,))
+    read = different - sum((number > 0).long() for number in held)
+    highest, lowest, first = (_active(x, atoms) for x in (value[..., -1], value[..., 0], window[:, :, 0]))
+    return read, torch.stack([highest, read > 0, lowest, first], 2)
 
 
-def _survives(window: Tensor, number: Tensor, atoms: tuple[float, ...]) -> Tensor:
-    """Whether each operator's result is active, bool of shape (n, windows, operators, units)."""
-    highest, lowest, first = (_active(value, atoms) for value in (window.amax(2), window.amin(2), window[:, :, 0]))
-    return torch.stack([highest, number > 0, lowest, first], 2)
+def _convolution(window: Tensor, atoms: tuple[float, ...], site: Site) -> tuple[Tensor, Tensor]:
+    """Active values of each tile and channel group, and as many of them as can pass."""
+    groups = window.unflatten(3, (site.groups, -1))
+    entries = _reached(site)
+    read = reached = _number_active(groups, atoms)
+    if len(entries) < window.shape[2]:
+        reached = _number_active(groups[:, :, torch.tensor(entries, device=window.device)], atoms)
+    return read, reached.clamp(max=site.units // site.groups)[:, :, None]
 
 
-def _reading(read: Tensor, kept: Tensor) -> Reading:
-    return {"read": read.sum(1), "kept": kept.sum(1)}
+def _number_active(groups: Tensor, atoms: tuple[float, ...]) -> Tensor:
+    """Number of active values, int64 of shape (n, windows, groups), of (n, windows, entries, groups, channels)."""
+    places = groups.shape[2] * groups.shape[4]
+    number = torch.full((*groups.shape[:2], groups.shape[3]), places, device=groups.device)
+    for atom in atoms:
+        number -= places - differing(groups, atom, (2, 4))
+    return number
+
+
+def _active(x: Tensor, atoms: tuple[float, ...]) -> Tensor:
+    active = torch.ones_like(x, dtype=torch.bool)
+    for atom in atoms:
+        active &= x != atom
+    return active

@@ -23,7 +23,9 @@ def hb(p):
 
 
 def exact(maps, field="bits", **facts):
-    return measure(f"pool_entropy_loss.{field}", maps, **({"estimator": "plugin", "block": max(16, len(maps) // 4)} | facts))
+    return measure(
+        f"pool_entropy_loss.{field}", maps, **({"estimator": "plugin", "block": max(16, len(maps) // 4)} | facts)
+    )
 
 
 def enumerated(levels):

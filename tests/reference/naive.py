@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections import Counter, defaultdict
 from fractions import Fraction
 
@@ -289,10 +290,12 @@ def activity_values(x):
     """activity: one value a kernel."""
     flat = x.reshape(*x.shape[:2], -1)
     strength = abs(flat).mean((0, 2))
+    with np.errstate(invalid="ignore"):
+        dormant = strength / strength.mean()
     return {
         "dead": (flat == 0).all((0, 2)).astype(float),
         "apoz": (flat == 0).mean((0, 2)),
-        "dormant": strength / strength.mean(),
+        "dormant": dormant,
     }
 
 
@@ -327,8 +330,8 @@ def expected_information(rows, columns):
     total = []
     for a, b in itertools.product(rows, columns):
         for x in range(max(1, a + b - n), min(a, b) + 1):
-            p = Fraction(math.comb(a, x) * math.comb(n - a, b - x), math.comb(n, b))
-            total.append(float(p) * x / n * math.log2(n * x / (a * b)))
+            p = math.comb(a, x) * math.comb(n - a, b - x) / math.comb(n, b)
+            total.append(p * x / n * math.log2(n * x / (a * b)))
     return math.fsum(total)
 
 
@@ -391,7 +394,7 @@ def entropy_loss(codes, outputs, inputs, operator, grids_, centres, levels, esti
 
 
 def variance_share(skip, branch, ids, site, seed, wanted):
-    """branch_variance_share: one value a site."""
+    """branch_variance_share: one value a site; None where the denominator is nothing but rounding."""
     s, f = (t.reshape(*t.shape[:2], -1) for t in (skip, branch))
     chosen = drawn(ids, site, seed, s.shape[2], wanted)
     s, f = (np.stack([t[i][:, chosen[i]] for i in range(len(t))], 1).reshape(t.shape[1], -1) for t in (s, f))
@@ -400,12 +403,17 @@ def variance_share(skip, branch, ids, site, seed, wanted):
     def cov(a, b):
         return ((a - a.mean(1, keepdims=True)) * (b - b.mean(1, keepdims=True))).mean(1)
 
-    with np.errstate(invalid="ignore", divide="ignore"):
-        own = cov(f, y) / cov(y, y)
-        return {
+    def is_noise(t):
+        return (cov(t, t) > 0) & (cov(t, t) < 1e-25 * (t**2).mean(1))
+
+    vary = {"share": y, "skip_share": y, "standardised": y, "ratio": s[:0], "correlation": np.concatenate([s, f])}
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nanmean of nothing
+        found = {
             "share": cov(f, y).sum() / cov(y, y).sum(),
             "skip_share": cov(s, y).sum() / cov(y, y).sum(),
-            "standardised": np.nanmean(own),
-            "ratio": math.sqrt((f**2).sum() / (s**2).sum()),
-            "correlation": cov(s, f).sum() / math.sqrt(cov(s, s).sum() * cov(f, f).sum()),
+            "standardised": np.nanmean(cov(f, y) / cov(y, y)),
+            "ratio": np.sqrt((f**2).sum() / (s**2).sum()),
+            "correlation": cov(s, f).sum() / np.sqrt(cov(s, s).sum() * cov(f, f).sum()),
         }
+    return {name: None if is_noise(vary[name]).any() else value for name, value in found.items()}

@@ -42,7 +42,7 @@ class Case:
     def read(self, data, ids, *, seed=0, edit=lambda x: x):
         ids = torch.as_tensor(ids)
         taps = {tap: edit(data[tap][ids]) for tap in self.probe.taps}
-        return self.started(data).read(View(taps, ids, data["labels"][ids], seed))
+        return self.started().read(View(taps, ids, data["labels"][ids], seed))
 
     def started(self, data=None, groups: int = 1) -> Statistic:
         """A statistic with nothing folded; its grid, if it has one, is fixed by all of the data."""

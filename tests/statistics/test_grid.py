@@ -61,8 +61,7 @@ def test_quantising_is_monotone_and_stays_on_the_grid(sample, levels, values):
     assert edge[0].tolist() == sorted(edge[0].tolist())
     code = quantise(column(*sorted(values)), edge)[:, 0].tolist()
     assert code == sorted(code)
-    assert 0 <= code[0]
-    assert code[-1] <= levels - 1
+    assert {code[0], code[-1]} <= set(range(levels))
 
 
 @pytest.mark.parametrize("levels", [2, 3, 5, 8, 16])
@@ -173,3 +172,14 @@ def test_the_centre_of_an_occupied_level_lies_in_it(sample, levels):
     code = quantise(x, edge)[:, 0].unique()
     again = quantise(centres(x, edge).T, edge)[:, 0]
     assert again[code].tolist() == code.tolist()
+
+
+@pytest.mark.xfail(
+    reason="a sum of equal float64 values, divided, may fall below the edge that is that value", strict=True
+)
+def test_the_centre_of_equal_float64_values_lies_in_their_level():
+    """As of float32 values, whose sums are exact: else averaging (x, x, x, x) loses bits."""
+    x = torch.tensor([[0.1], [0.7], [0.3]], dtype=torch.float64).repeat(30, 1)
+    edge = edges(x, 8)
+    code = quantise(x, edge)[:, 0].unique()
+    assert quantise(centres(x, edge).T, edge)[code, 0].tolist() == code.tolist()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from cnnaudit.errors import EvidenceError
+from cnnaudit.statistics import ClassHistogram
 
 IMAGES = 24
 
@@ -91,7 +92,7 @@ def test_merging_leaves_the_other_as_it_was(case):
     assert all(torch.equal(b.state()[name], tensor) for name, tensor in before.items())
 
 
-@over(CASES, ClassHistogram="KeyError: 'counts'", PairMoments="KeyError: 'rows'")
+@over(CASES, PairMoments="KeyError: 'rows'")
 def test_a_part_without_images_changes_nothing(case):
     data = case.data(8)
     folded, empty = case.folded(data, [[0, 1, 2], [3]]), case.started(data)
@@ -253,10 +254,11 @@ def test_merge_refuses_a_grid_on_one_side_only(case, lost):
 
 @pytest.mark.xfail(reason="ClassHistogram widens its counts before it checks", strict=True)
 def test_merge_of_a_refused_part_leaves_the_first_as_it_was():
-    case = next(c for c in CASES if c.name == "map")
-    data = case.data(6)
-    data["labels"] = torch.tensor([0, 0, 0, 3, 3, 3])
-    a, b = case.folded(data, [[0, 1]]), case.folded(data, [[3, 4]])
+    case = next(c for c in CASES if c.name == "map" and c.probe.statistic is ClassHistogram)
+    few = case.data(4)
+    few["labels"] = torch.zeros(4, dtype=torch.int64)
+    many = few | {"labels": torch.tensor([0, 1, 2, 3])}
+    a, b = case.folded(few, [[0, 1]]), case.folded(many, [[2, 3]])
     b.calibration = {"edges": b.calibration["edges"] + 1}
     before = {name: tensor.clone() for name, tensor in a.state().items()}
     with pytest.raises(EvidenceError):

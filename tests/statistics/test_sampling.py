@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from cnnaudit.statistics import sample_kernels, sample_positions
-from cnnaudit.statistics.sampling import gather
+from cnnaudit.statistics.sampling import _uniform, gather
 
 # 1 in 100,000 of sound samplers fails such a test; the seeds are fixed, so it either always does or never.
 RARE = 1e-5
@@ -71,8 +71,6 @@ def test_draws_are_these():
     splitmix = _splitmix64(0)
     # The first outputs of SplitMix64 with seed 0, as published with the reference implementation.
     assert [next(splitmix) for _ in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    from cnnaudit.statistics.sampling import _uniform  # noqa: PLC0415 - private: the hash itself is the claim
-
     expected = [x / 2**64 for x in itertools.islice(_splitmix64(0), 5)]
     assert _uniform(torch.arange(1, 6)).tolist() == pytest.approx(expected, abs=2**-53)
 

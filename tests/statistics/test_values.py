@@ -61,14 +61,23 @@ def test_class_histogram(case):
 
 
 def test_class_histogram_grows_with_the_classes_it_meets():
+    """Two images were there when the grid was fixed, both of class 0; later parts bring classes 5 and 2."""
     case = Case("", probe(ClassHistogram, make_site(units=1, shape=()), ("response",), bins=2), integers(2, 1))
-    data = {"response": torch.tensor([[0], [1], [1], [1]]), "labels": torch.tensor([0, 0, 5, 2])}
-    small, large = case.folded(data, [[0, 1]]), case.folded(data, [[2], [3]])
-    assert small.counts.tolist() == [[[1, 1]]]
-    assert large.counts.tolist() == [[[0, 0], [0, 0], [0, 1], [0, 0], [0, 0], [0, 1]]]
+    first = {"response": torch.tensor([[0], [1]]), "labels": torch.tensor([0, 0])}
+    later = {"response": torch.tensor([[1], [1]]), "labels": torch.tensor([5, 2])}
+
+    def part(*blocks):
+        statistic = case.started(first)
+        for data in blocks:
+            statistic.fold(case.read(data, [0, 1]), 0)
+        return statistic
+
+    assert part(first).counts.tolist() == [[[1, 1]]]
+    assert part(later).counts.tolist() == [[[0, 0], [0, 0], [0, 1], [0, 0], [0, 0], [0, 1]]]
     both = [[[1, 1], [0, 0], [0, 1], [0, 0], [0, 0], [0, 1]]]
-    assert case.folded(data, [[0, 1]]).merge(large).counts.tolist() == both
-    assert large.merge(small).counts.tolist() == both
+    assert part(first, later).counts.tolist() == both
+    assert part(first).merge(part(later)).counts.tolist() == both
+    assert part(later).merge(part(first)).counts.tolist() == both
 
 
 def test_pair_moments_are_those_of_numpy_in_spite_of_an_offset():

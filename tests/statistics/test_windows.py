@@ -53,7 +53,7 @@ def test_windows_that_ceil_mode_adds_hang_over_and_are_left_out(size, padding):
     """A full window's maximum is the same in floor and ceil mode; what ceil adds reads beyond the map."""
     site = make_pool((size, size), 3, 2, padding=padding)
     x = numbered((size, size))
-    pooled, at = nn.functional.max_pool2d(x, 3, 2, padding, ceil_mode=True, return_indices=True)
+    _, at = nn.functional.max_pool2d(x, 3, 2, padding, ceil_mode=True, return_indices=True)
     highest = [max(window) for window in positions(site)]
     assert set(highest) <= set(at.flatten().tolist())
     # The first full window starts at 0, or at 1 where the one before it starts in the padding.
