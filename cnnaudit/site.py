@@ -73,6 +73,7 @@ class Site:
         transposed: True for a transposed convolution.
         downsamples: True where the output map is smaller than the input map.
         is_global: True for a pool over the whole map.
+        steers: True where all that is computed from here ends as the factor of a gate (squeeze-excite).
         receptive_field: Pixels of the network's input that one position sees, for each spatial dimension.
         rank: Largest rank the op's output can have given its shape (layerspec's fair denominator).
         depth: Number of convolutions and linear layers on the longest path up to and with this site.
@@ -91,6 +92,7 @@ class Site:
     transposed: bool = False
     downsamples: bool = False
     is_global: bool = False
+    steers: bool = False
     receptive_field: tuple[int, ...] = ()
     rank: int = 0
     depth: int = 0

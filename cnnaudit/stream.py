@@ -16,8 +16,7 @@ import torch
 from torch import fx
 
 from cnnaudit.errors import GraphError
-from cnnaudit.graph import ModelGraph
-from cnnaudit.graph.capture import _evaluating as evaluating
+from cnnaudit.graph import ModelGraph, evaluating
 from cnnaudit.statistics import Probe, Statistic, View
 
 if TYPE_CHECKING:
@@ -152,6 +151,7 @@ class Folding:
         self.uncalibrated.clear()
 
 
+_RESHAPES = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 _Ripe = tuple[dict[str, fx.Node], list[Probe]]
 
 
@@ -196,6 +196,10 @@ class _Runner(fx.Interpreter):
         """Run a node; fx's own method also notes for stack traces which one, which takes longer than a small op."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return getattr(self, n.op)(n.target, args, kwargs)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator; a view of a map that was contiguous in the model may need a copy of a channels-last one."""
+        return super().call_function(_RESHAPES.get(target, target), args, kwargs)
 
     def _constant(self, node: fx.Node) -> Any:
         """Return a parameter, convolution kernels laid out for channels-last maps."""

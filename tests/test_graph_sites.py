@@ -835,3 +835,26 @@ def test_images_taken_out_of_their_batch_are_no_sites():
         return torch.stack([F.max_pool2d(m.a(image), 2) for image in x[:2]])
 
     assert {s.op for s in sites_of(Net(forward, a=conv()), 8, 8)} <= {Op.HEAD}
+
+
+def test_what_only_steers_a_gate_is_marked():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.squeeze = nn.AdaptiveAvgPool2d(1)
+            self.excite = nn.Conv2d(4, 4, 1)
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.pool(x * torch.sigmoid(self.excite(self.squeeze(x))))
+
+    graph = capture(Gated(), torch.rand(2, 3, 8, 8))
+    assert {site.path: site.steers for site in graph.sites if site.op is not Op.HEAD} == {
+        "conv": False,
+        "squeeze": True,
+        "excite": True,
+        "#mul.0": False,
+        "pool": False,
+    }

@@ -426,6 +426,15 @@ def test_a_value_that_does_not_exist_is_open():
     assert judge_one(at_least(estimand="dataset"), normal(9, math.nan)).outcome is UNDECIDED
 
 
+def test_a_value_that_does_not_exist_is_open_whatever_its_p_values():
+    @dataclass(frozen=True)
+    class Careless(Given):
+        value = np.array([math.nan, 1.0])
+
+    assert judge_one(at_least(), Careless(violates=(0.0, 0.0))).outcome is UNDECIDED
+    assert judge_one(at_least(), Careless(keeps=(0.0, 1.0))).outcome is UNDECIDED
+
+
 # --- what cannot be judged --------------------------------------------------------------------------------------
 
 

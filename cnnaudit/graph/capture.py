@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import GraphModule
 
-__all__ = ["capture"]
+__all__ = ["capture", "evaluating"]
 
 # What a forward that cannot be traced raises: torch's own errors are RuntimeErrors, the others come from
 # the user's code when it meets a tensor without data.
@@ -45,7 +45,7 @@ def capture(model: nn.Module, example: Tensor) -> ModelGraph:
     """
     if len(example) < 2:
         raise GraphError(f"capturing {_name(model)} needs a batch of at least 2 images, got {len(example)}")
-    with _evaluating(model), _undisturbed(example):
+    with evaluating(model), _undisturbed(example):
         try:
             module = _export(model, example, dynamic_batch=True)
         except _UNTRACEABLE as reason:
@@ -77,7 +77,7 @@ def _export(model: nn.Module, example: Tensor, *, dynamic_batch: bool) -> GraphM
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode; afterwards each attribute of each module is what it was.
 
     Modes are set one by one: ``model.train(mode)`` would thaw frozen batch norms, and runs user code.

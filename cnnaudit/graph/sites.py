@@ -35,9 +35,25 @@ def sites_of(module: GraphModule, flow: Dataflow) -> tuple[Site, ...]:
         site = handler(flow, node) if handler else None
         if site is not None:
             found.append((node, label, site))
+    gates = {node: site.taps["gate"].node for node, _, site in found if site.op is Op.GATE}
+    found = [(node, label, replace(site, steers=_steers(node, gates))) for node, label, site in found]
     paths = name_sites(flow.nodes, [(node, label) for node, label, _ in found])
     named = {node: replace(site, path=path) for (node, _, site), path in zip(found, paths, strict=True)}
     return _with_head(module, flow, named)
+
+
+def _steers(node: Node, gates: Mapping[Node, str]) -> bool:
+    """Whether all that is computed from a value ends as the factor of a gate."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        value = waiting.pop()
+        for user in value.users:
+            if user.op == "output":
+                return False
+            if gates.get(user) != value.name and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return True
 
 
 def _site(

@@ -23,6 +23,8 @@ _OPERATORS = ("max", "avg", "min", "stride")
 
 
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
+    if site.steers:
+        return "its result only steers a gate (squeeze-excite) and is meant to be a summary"
     if not site.kernel:
         return "its windows differ in shape (adaptive pooling of a size that does not divide)"
     windows = Windows.of(site)

@@ -20,6 +20,8 @@ def _where(site: Site) -> bool:
 
 
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
+    if site.steers:
+        return "its result only steers a gate (squeeze-excite) and is meant to be a summary"
     if not site.kernel:
         return "its windows differ in shape (adaptive pooling of a size that does not divide)"
     if Windows.of(tile(site)).total == 0:

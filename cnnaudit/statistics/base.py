@@ -113,7 +113,7 @@ class Statistic(ABC):
     def read(self, view: View) -> Reading:
         """Return the small tensors that this statistic needs of a block, one row for each image."""
 
-    def calibrate(self, readings: Sequence[Reading]) -> None:
+    def calibrate(self, readings: Sequence[Reading]) -> None:  # noqa: B027 - most statistics have no grid
         """Fix grids from the readings of the first images."""
 
     @abstractmethod

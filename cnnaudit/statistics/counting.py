@@ -42,8 +42,8 @@ def by_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     step = max(1, _PART // max(1, tensors[0][0].numel()))
     if step >= len(tensors[0]):
         return function(*tensors)
-    parts = zip(*(x.split(step) for x in tensors), strict=True)
-    return torch.cat([function(*part) for part in parts])
+    starts = range(0, len(tensors[0]), step)
+    return torch.cat([function(*(x[start : start + step] for x in tensors)) for start in starts])
 
 
 def ascending(x: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def _pool(window: Tensor, atoms: tuple[float, ...]) -> tuple[Tensor, Tensor]:
 
 def _convolution(window: Tensor, atoms: tuple[float, ...], site: Site) -> tuple[Tensor, Tensor]:
     """Active values of each tile and channel group, and as many of them as can pass."""
-    groups = window.unflatten(3, (site.groups, -1))
+    groups = window.reshape(*window.shape[:3], site.groups, -1)
     entries = _reached(site)
     read = reached = _number_active(groups, atoms)
     if len(entries) < window.shape[2]:

@@ -350,6 +350,18 @@ def test_wrong_questions(facts, field, message):
         measure(f"pool_entropy_loss.{field}", maps(4), **facts)
 
 
+def test_where_it_has_no_meaning():
+    def why(site, field="relative", **params):
+        return METRIC.applies(site, field, params)
+
+    assert why(make_pool((8, 8))) is None
+    assert "windows differ in shape" in why(make_pool((7, 7), (), ()))
+    volume = make_pool((4, 4, 4), (1, 1, 2))
+    assert why(volume) is None
+    assert "8 levels of 8 neighbours do not fit 4096 cells" in why(volume, "density_ratio")
+    assert why(volume, "density_ratio", levels=2) is None
+
+
 def test_a_single_output_has_no_neighbours():
     with pytest.raises(MetricError, match="the output has no neighbours to take together"):
         measure("pool_entropy_loss.density_ratio", maps(4)[..., :2, :2])

@@ -134,6 +134,11 @@ def test_only_downsampling_sites_are_meant():
     assert not METRIC.where(make_site(Op.CONV, downsamples=True, transposed=True))
 
 
+def test_pools_whose_windows_differ_in_shape_are_not_measured():
+    assert "windows differ in shape" in METRIC.applies(make_pool((7, 7), (), ()), "loss", {})
+    assert METRIC.applies(make_pool((8, 8)), "loss", {}) is None
+
+
 # --- interval ---------------------------------------------------------------------------------------------------
 
 
