@@ -112,10 +112,12 @@ class Normal(Uncertain):
         return _tail(bound - self.value, self.error, self.dof)
 
     def p_below(self, bound: float) -> Array:
-        return np.where(self._on(bound), 0.0, self.p_at_most(bound))
+        sure = self._on(bound) | (bound <= self.limits[0])
+        return np.where(sure & ~np.isnan(self.value), 0.0, self.p_at_most(bound))
 
     def p_above(self, bound: float) -> Array:
-        return np.where(self._on(bound), 0.0, self.p_at_least(bound))
+        sure = self._on(bound) | (bound >= self.limits[1])
+        return np.where(sure & ~np.isnan(self.value), 0.0, self.p_at_least(bound))
 
     def _on(self, bound: float) -> NDArray[np.bool_]:
         """Whether the value lies on the bound and no image disagrees."""
@@ -150,6 +152,10 @@ class Shifted(Normal):
         if bound == 0 and self.p_zero is not None:
             return self.p_zero
         return _tail(self._floor() - bound, self.error, self.dof)
+
+    def p_below(self, bound: float) -> Array:
+        # "At least 0" says nothing of a quantity that cannot be negative: it is read as "more than 0".
+        return self.p_at_most(0) if bound == 0 else super().p_below(bound)
 
     def mean(self) -> Shifted:
         return Shifted(

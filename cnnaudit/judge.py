@@ -183,8 +183,9 @@ def _mean(estimate: Uncertain, missing: int) -> Uncertain:
     if not missing:
         return mean
     k = len(estimate.value)
+    # The side that no limit has cut tells the mean's own error.
     low, high = mean.interval(0.95)
-    own = (high - low) / (2 * 1.959964)
+    own = np.maximum(mean.value - low, high - mean.value) / 1.959964
     sample = estimate.value.var(ddof=1) / k * missing / (k + missing) if k > 1 else math.inf
     return Normal(mean.value, np.sqrt(own**2 + sample))
 

@@ -14,6 +14,7 @@ from cnnaudit.metrics import Metric, registry
 from cnnaudit.result import Estimate
 from cnnaudit.site import Op, Site, Tap
 from cnnaudit.statistics import Probe, View
+from cnnaudit.statistics.window_activity import OPERATORS
 from cnnaudit.stream import Folding
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def measure(
         MetricError: the name, a parameter, a tensor or the labels do not fit the metric.
     """
     metric, field = _find(name)
+    _check_options(confidence, estimand, block)
     data = [torch.as_tensor(t).detach() for t in tensors]
     levels = facts_and_params.get("levels")
     site = _site(metric, data, {k: facts_and_params.pop(k) for k in _FACTS if k in facts_and_params})
@@ -78,7 +80,10 @@ def measure(
         folding.take(probe, View(taps, ids, None if y is None else y[ids], seed), number)
         folding.end_of_block()
     folding.finish()
-    found = metric.evaluate(folding.statistics[probe], site, params)[field]
+    statistic = folding.statistics[probe]
+    if statistic.nonfinite:
+        raise MetricError(f"{statistic.nonfinite} of {count} images hold NaN or Inf: {metric.name} is undefined")
+    found = metric.evaluate(statistic, site, params)[field]
     if estimand == "dataset":
         if not metric.fields[field].exact:
             raise MetricError(
@@ -111,6 +116,15 @@ def _find(name: str) -> tuple[Metric, str]:
     return metric, field or next(iter(metric.fields))
 
 
+def _check_options(confidence: float, estimand: str, block: int) -> None:
+    if not 0 < confidence < 1:
+        raise MetricError(f"confidence lies between 0 and 1, not {confidence}")
+    if estimand not in ("population", "dataset"):
+        raise MetricError(f"estimand is population or dataset, not {estimand!r}")
+    if block < 1:
+        raise MetricError(f"a block holds at least one image, not {block}")
+
+
 def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
     if len(data) != len(metric.taps):
         raise MetricError(
@@ -124,12 +138,20 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
     if len({len(x) for x in data}) > 1:
         raise MetricError(f"the tensors hold different numbers of images: {[len(x) for x in data]}")
     op = facts.get("op", "max")
+    if op not in (*OPERATORS, "conv"):
+        raise MetricError(f"op is one of {', '.join((*OPERATORS, 'conv'))}, not {op!r}")
     is_pool = op != "conv" and metric.at[0] is Op.POOL
     spatial = tuple(data[0].shape[2:])
 
     def each(fact: str, default: Any) -> tuple[int, ...]:
         value = facts.get(fact, default)
-        return tuple(value) if isinstance(value, (tuple, list)) else (int(value),) * len(spatial)
+        numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(spatial)
+        least = 0 if fact == "padding" else 1
+        if len(numbers) != len(spatial) or not all(isinstance(n, int) and n >= least for n in numbers):
+            raise MetricError(
+                f"{fact} is a whole number >= {least}, or one for each of {len(spatial)} dimensions; not {value!r}"
+            )
+        return numbers
 
     kernel = each("kernel", 2) if metric.at[0] is Op.POOL else ()
     groups = int(facts.get("groups", 1))
@@ -158,9 +180,9 @@ def _params(metric: Metric, data: list[Tensor], given: dict[str, Any], levels: i
     if grid and not all(x.is_floating_point() for x in data):
         if levels is None:
             raise MetricError("integer tensors are taken as levels of a grid: say how many there are (levels=)")
-        worst = max(int(x.max()) for x in data)
-        if worst >= levels or min(int(x.min()) for x in data) < 0:
-            raise MetricError(f"integer tensors must hold levels 0 to {levels - 1}, found up to {worst}")
+        lowest, highest = min(int(x.min()) for x in data), max(int(x.max()) for x in data)
+        if lowest < 0 or highest >= levels:
+            raise MetricError(f"integer tensors must hold levels 0 to {levels - 1}, found {lowest} to {highest}")
         given = {k: v for k, v in given.items() if k != "levels"} | {grid: levels}
     try:
         return dict(metric.params(**given))

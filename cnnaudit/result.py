@@ -195,14 +195,17 @@ class Report:
             raise EvidenceError("this is not a cnnaudit report: it has no schema_version") from error
         if version != SCHEMA_VERSION:
             raise EvidenceError(f"report has schema_version {version}, this cnnaudit reads {SCHEMA_VERSION}")
-        return cls(
-            spec=body["spec"],
-            model=body["model"],
-            data=body["data"],
-            settings=body["settings"],
-            notes=tuple(body["notes"]),
-            verdicts=tuple(_verdict(entry) for entry in body["verdicts"]),
-        )
+        try:
+            return cls(
+                spec=body["spec"],
+                model=body["model"],
+                data=body["data"],
+                settings=body["settings"],
+                notes=tuple(body["notes"]),
+                verdicts=tuple(_verdict(entry) for entry in body["verdicts"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EvidenceError(f"this cnnaudit report is incomplete or damaged: {error!r}") from error
 
 
 def _verdict(entry: dict[str, Any]) -> Verdict:

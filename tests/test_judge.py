@@ -407,7 +407,6 @@ def test_the_mean_of_sampled_kernels_has_the_error_of_the_sample():
     assert every.high == pytest.approx(4 + 1.959964 * 0.5)
 
 
-@pytest.mark.xfail(reason="the error is read from an interval that is cut at its limits", strict=True)
 def test_the_mean_of_sampled_kernels_near_a_limit_keeps_its_error():
     rule = make_rule(max=0.01, reduce="mean")
     near_zero = normal(*[0.001] * 4, error=0.01, limits=(0, 1))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Images", "open_images"]
 
 _CHUNK = 64
+_END = object()
 
 
 class Images(ABC):
@@ -45,7 +46,7 @@ class Images(ABC):
     order: str
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+        self._digests = hashlib.sha256(), hashlib.sha256()
         self._read = 0
 
     @abstractmethod
@@ -59,19 +60,31 @@ class Images(ABC):
             LoadError: a batch is not one of images of one size with one integer label each.
         """
         batches, ids = self._batches(seed, limit)
-        for block in blocks(batches, ids, size):
-            self._digest.update(block.images.numpy(force=True).tobytes())
-            if block.labels is not None:
-                self._digest.update(block.labels.numpy(force=True).tobytes())
+        for block in blocks(self._alike(batches), ids, size):
+            for digest, tensor in zip(self._digests, (block.images, block.labels), strict=True):
+                if tensor is not None:
+                    digest.update(tensor.numpy(force=True).tobytes())
             self._read += len(block.images)
             yield block
+
+    def _alike(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches that can be joined: images of one shape, all with labels or all without."""
+        first: tuple[Any, bool] | None = None
+        for images, labels in batches:
+            found = tuple(images.shape[1:]), labels is not None
+            first = first or found
+            if found[0] != first[0]:
+                raise LoadError(f"{self.source}: images of shape {found[0]} after images of shape {first[0]}")
+            if found[1] != first[1]:
+                raise LoadError(f"{self.source}: some batches have labels and some have none")
+            yield images, labels
 
     @property
     def facts(self) -> dict[str, Any]:
         """What was read, for the report; the digest is of images and labels in the order of the audit."""
         return {
             "source": self.source,
-            "sha256": self._digest.hexdigest(),
+            "sha256": hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest(),
             "n_images": self._read,
             "available": self.count,
             "order": self.order,
@@ -116,16 +129,21 @@ class _Samples(Images):
             raise LoadError(f"{source}: there are no images")
         names = getattr(dataset, "classes", None)
         self.classes = len(names) if names else None
-        self.labelled = _split(dataset[0], source)[1] is not None
+        self.labelled = self._sample(0)[1] is not None
+
+    def _sample(self, index: int) -> Batch:
+        place = f"{self.source}, image {index}"
+        with _reading(place):
+            sample = self.dataset[index]
+        image, label = _split(sample, place)
+        return _tensor(image, place, single=True)[None], None if label is None else _labels(label, place, single=True)
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit].tolist()
 
         def read() -> Iterator[Batch]:
             for i in order:
-                image, label = _split(self.dataset[i], f"{self.source}, image {i}")
-                x = _tensor(image, f"{self.source}, image {i}", single=True)
-                yield x[None], None if label is None else _labels([label], self.source)
+                yield self._sample(i)
 
         return read(), order
 
@@ -136,19 +154,17 @@ class _Stream(Images):
     def __init__(self, batches: Iterable[Any], source: str) -> None:
         super().__init__()
         self.source, self.order, self.count, self.classes = source, "as given", None, None
-        iterator = iter(batches)
-        try:
-            first = next(iterator)
-        except StopIteration:
-            raise LoadError(f"{source}: there are no images") from None
+        iterator = _numbered(batches, source)
+        _, first = next(iterator, (0, None))
+        if first is None:
+            raise LoadError(f"{source}: there are no images")
         self.labelled = _split(first, source)[1] is not None
-        self._rest = itertools.chain([first], iterator)
+        self._rest = itertools.chain([(f"{source}, batch 0", first)], iterator)
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:  # noqa: ARG002
         def read() -> Iterator[Batch]:
             left = limit
-            for number, batch in enumerate(self._rest):
-                place = f"{self.source}, batch {number}"
+            for place, batch in self._rest:
                 images, labels = _split(batch, place)
                 x = _tensor(images, place)[:left]
                 y = None if labels is None else _labels(labels, place)[:left]
@@ -179,32 +195,40 @@ def open_images(data: Source | Any, trust: Trust) -> Images:
         return _npz(data)
     if kind in ("file_factory", "module_factory"):
         made = trust.factory(data)
-        return _from_python(made(**dict(data.options)) if callable(made) else made, data.written)
+        if callable(made) and not isinstance(made, Dataset):
+            with _reading(data.written, "calling"):
+                made = made(**dict(data.options))
+        return _from_python(made, data.written)
     if kind is not None:
         raise LoadError(f"data {data.written}: {kind} data is not read yet; use an .npz file or a Python factory")
     return _from_python(data, f"a {type(data).__name__} from Python")
 
 
 def _npz(source: Source) -> Images:
-    path = Path(source.target)
+    path, place = Path(source.target), f"data {source.written}"
     if not path.is_file():
         raise LoadError(f"data: there is no file {path}")
-    names = {"images": "images", "labels": "labels"} | dict(source.options)
+    known = {"images": "images", "labels": "labels"}
+    for name in source.options:
+        if name not in known:
+            raise LoadError(f"{place}: an npz has no option {name!r}; the options are {', '.join(known)}")
+    names = known | dict(source.options)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if names["images"] not in archive:
-                raise LoadError(f"data {source.written}: no array {names['images']!r}; it has {', '.join(archive)}")
-            images = archive[names["images"]]
-            labels = archive.get(names["labels"])
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise LoadError(f"data {source.written}: not a readable npz of plain arrays ({error})") from error
-    return _Arrays(images, labels, source.written)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            held = list(archive)
+            found = {name: archive[array] for name, array in names.items() if array in held}
+    except Exception as error:
+        raise LoadError(f"{place}: not a readable npz of plain arrays ({error})") from error
+    for name in ("images", *source.options):
+        if name not in found:
+            raise LoadError(f"{place}: no array {names[name]!r}; it has {', '.join(held)}")
+    return _Arrays(found["images"], found.get("labels"), source.written)
 
 
 def _from_python(data: Any, source: str) -> Images:
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(x, "shape") for x in data):
         images, labels = data
-        if len(images.shape) >= 3 and len(labels.shape) == 1:
+        if len(images.shape) >= 3 > len(labels.shape):
             return _Arrays(images, labels, source)
     if isinstance(data, (torch.Tensor, np.ndarray)):
         return _Arrays(data, None, source)
@@ -213,6 +237,28 @@ def _from_python(data: Any, source: str) -> Images:
     if isinstance(data, Iterable):
         return _Stream(data, source)
     raise LoadError(f"data: {source} is neither arrays, a dataset nor an iterable of (images, labels)")
+
+
+@contextmanager
+def _reading(place: str, doing: str = "reading") -> Iterator[None]:
+    """Tell where it was that a user's data set or factory raised."""
+    try:
+        yield
+    except Exception as error:
+        raise LoadError(f"{place}: {doing} it raised {type(error).__name__}: {error}") from error
+
+
+def _numbered(batches: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
+    """Batches with their place in the data."""
+    with _reading(source):
+        iterator = iter(batches)
+    for number in itertools.count():
+        place = f"{source}, batch {number}"
+        with _reading(place):
+            batch = next(iterator, _END)
+        if batch is _END:
+            return
+        yield place, batch
 
 
 def _permutation(count: int, seed: int) -> Tensor:
@@ -240,9 +286,10 @@ def _tensor(images: Any, place: str, *, single: bool = False) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.float32)
 
 
-def _labels(labels: Any, place: str) -> Tensor:
+def _labels(labels: Any, place: str, *, single: bool = False) -> Tensor:
     try:
         y = torch.as_tensor(labels)
+        y = y[None] if single else y
     except (TypeError, ValueError, RuntimeError) as error:
         raise LoadError(f"{place}: labels are not integers ({error})") from error
     if y.dim() != 1 or y.is_floating_point() or y.is_complex():

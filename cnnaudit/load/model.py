@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +91,14 @@ def _state(source: Source) -> dict[str, Tensor]:
         except (SafetensorError, ValueError) as error:
             raise LoadError(f"weights {source.written}: not a readable safetensors file ({error})") from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: the file loads or it does not
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise LoadError(
             f"weights {source.written}: not a state dict that loads without running code "
-            f"({str(error).splitlines()[0]}); save it with torch.save(model.state_dict(), ...) or as safetensors"
+            f"({reason}); save it with torch.save(model.state_dict(), ...) or as safetensors"
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]

@@ -142,7 +142,10 @@ def _from_pyproject(path: Path) -> tuple[str, ...]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LoadError(f"{path}: {error}") from error
-    allowed = table.get("tool", {}).get("cnnaudit", {}).get("allow-import", [])
+    allowed: Any = table
+    for key in ("tool", "cnnaudit"):
+        allowed = allowed.get(key, {}) if isinstance(allowed, dict) else {}
+    allowed = allowed.get("allow-import", []) if isinstance(allowed, dict) else None
     if not isinstance(allowed, list) or not all(isinstance(g, str) for g in allowed):
         raise LoadError(f"{path}: [tool.cnnaudit] allow-import must be a list of text")
     return tuple(allowed)

@@ -261,7 +261,7 @@ def test_integers_need_to_be_told_how_many_levels_there_are():
     labels = torch.arange(3)
     with pytest.raises(MetricError, match=r"say how many there are \(levels=\)"):
         measure("class_information", labels[:, None], labels=labels)
-    with pytest.raises(MetricError, match="must hold levels 0 to 1, found up to 2"):
+    with pytest.raises(MetricError, match="must hold levels 0 to 1, found 0 to 2"):
         measure("class_information", labels[:, None], labels=labels, levels=2)
     with pytest.raises(MetricError, match="must hold levels 0 to 2"):
         measure("class_information", labels[:, None] - 1, labels=labels, levels=3)

@@ -404,7 +404,7 @@ def variance_share(skip, branch, ids, site, seed, wanted):
         return ((a - a.mean(1, keepdims=True)) * (b - b.mean(1, keepdims=True))).mean(1)
 
     def is_noise(t):
-        return (cov(t, t) > 0) & (cov(t, t) < 1e-25 * (t**2).mean(1))
+        return cov(t, t) < 1e-25 * (t**2).mean(1)
 
     vary = {"share": y, "skip_share": y, "standardised": y, "ratio": s[:0], "correlation": np.concatenate([s, f])}
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():

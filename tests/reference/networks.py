@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from operator import gt
 
 import torch
 from hypothesis import strategies as st
@@ -252,8 +253,7 @@ class _Drawing:
         rng, inputs = self.rng, self.channels
         outputs = rng.choice((inputs, 2 * inputs, rng.randint(2, 6)))
         groups = rng.choice([g for g in range(1, inputs + 1) if inputs % g == 0 == outputs % g])
-        conv = Conv(inputs, min(outputs, 8) // groups * groups, self.window(), groups, bias=rng.random() < 0.6)
-        return conv
+        return Conv(inputs, min(outputs, 8) // groups * groups, self.window(), groups, bias=rng.random() < 0.6)
 
     def plain(self):
         rng, dims = self.rng, len(self.sizes)
@@ -324,7 +324,7 @@ class _Drawing:
         window = self.window(stride=(1, 2, 2), dilated=operator == "max")
         self.sizes = held
         window = replace(window, padding=tuple(min(p, k // 2) for p, k in zip(*_pk(window), strict=True)))
-        if max(window.kernel) == 1 or min(window.out(sizes)) < 2:
+        if max(window.kernel) == 1 or min(window.out(sizes)) < 2 or any(map(gt, window.kernel, sizes)):
             return None
         # With padding torch drops a window that starts in the padding at the end; without it none can.
         ceil = rng.random() < 0.3 and not any(window.padding) and max(window.dilation) == 1
@@ -407,6 +407,7 @@ class Seen:
     groups: int = 1
     outputs: int = 0
     transposed: bool = False
+    steers: bool = False
 
 
 class Tape:
@@ -639,20 +640,19 @@ class GateBlock(Block):
         self.pool = _module("AdaptiveAvgPool", self.dims)(1) if self.plan.pool == "module" else None
 
     def forward(self, value, tape):
-        sizes = tuple(value.x.shape[2:])
         if self.pool is not None:
             path, pooled = f"{self.path}.pool", self.pool(value.x)
         else:
             dims = tuple(range(2, value.x.dim()))
             path, pooled = tape.functional(self.path, "avg_pool"), value.x.mean(dims, keepdim=True)
         pooled = _pooled_value("avg", pooled, value)
-        _global(tape, path, "avg", sizes, value, pooled)
+        _global(tape, path, "avg", value, pooled, steers=True)
         path, squeezed = self.convolve(tape, "fc1", self.squeeze, pooled)
         squeezed = Value(F.relu(squeezed.x), (0.0,), nonnegative=True)
         tape.tap(path, response=squeezed)
         path, gate = self.convolve(tape, "fc2", self.excite, squeezed)
         hard = self.plan.bound == "hardsigmoid"
-        gate = Value(F.hardsigmoid(gate.x) if hard else torch.sigmoid(gate.x), (0.0, 1.0) if hard else (), True)
+        gate = Value(F.hardsigmoid(gate.x) if hard else torch.sigmoid(gate.x), (0.0, 1.0) if hard else (), nonnegative=True)
         tape.tap(path, response=gate)
         atoms = (0.0,) if 0.0 in value.atoms or hard else ()
         gated = Value(value.x * gate.x, atoms, value.nonnegative)
@@ -660,10 +660,11 @@ class GateBlock(Block):
         return gated
 
 
-def _global(tape, path, operator, sizes, value, pooled):
+def _global(tape, path, operator, value, pooled, *, steers=False):
+    sizes = tuple(value.x.shape[2:])
     dims = len(sizes)
     window = Window(sizes, sizes, (0,) * dims, (1,) * dims)
-    tape.site(path, "pool", input=value, output=pooled, window=window, operator=operator)
+    tape.site(path, "pool", input=value, output=pooled, window=window, operator=operator, steers=steers)
 
 
 def _slide(tape, path, plan, value):
@@ -838,5 +839,5 @@ class Network(nn.Module):
             path = tape.functional("", f"{operator}_pool")
             x = value.x.mean(dims) if kind == "mean" else value.x.amax(dims)
         pooled = _pooled_value(operator, x, value)
-        _global(tape, path, operator, sizes, value, pooled)
+        _global(tape, path, operator, value, pooled)
         return pooled

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from reference import naive
 from reference.comparison import FIELDS, Tally, compare
 from reference.networks import plans
@@ -26,6 +26,7 @@ def test_every_statistic_of_random_networks_equals_a_naive_computation():
         derandomize=True,
         database=None,
         deadline=None,
+        phases=[Phase.explicit, Phase.generate],  # each attempt at a smaller network would take a second
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(plans())

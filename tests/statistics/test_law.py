@@ -252,7 +252,6 @@ def test_merge_refuses_a_grid_on_one_side_only(case, lost):
         mine.merge(theirs)
 
 
-@pytest.mark.xfail(reason="ClassHistogram widens its counts before it checks", strict=True)
 def test_merge_of_a_refused_part_leaves_the_first_as_it_was():
     case = next(c for c in CASES if c.name == "map" and c.probe.statistic is ClassHistogram)
     few = case.data(4)

@@ -1,0 +1,269 @@
+"""Which code may be imported, and by whose leave."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnaudit.errors import LoadError
+from cnnaudit.load import Trust
+from cnnaudit.spec import resolve
+
+BUILD = "def build(width=3):\n    return ('built', width)\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working directory is a fresh project without permissions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CNNAUDIT_ALLOW_IMPORT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def package(here, monkeypatch):
+    """An importable package ``made_up_pkg`` with modules ``models`` and ``models.deep``, forgotten afterwards."""
+    folder = here / "lib" / "made_up_pkg" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("")
+    (folder / "__init__.py").write_text(BUILD)
+    (folder / "deep.py").write_text(BUILD + "from os import system as run\n")
+    monkeypatch.syspath_prepend(str(here / "lib"))
+    yield
+    for name in [name for name in sys.modules if name.startswith("made_up_pkg")]:
+        del sys.modules[name]
+
+
+def write(path: Path, text: str = BUILD) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def factory(text, globs=(), base="."):
+    return Trust.here(globs).factory(resolve(text, base=Path(base), role="model"))
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "allowed"),
+    [
+        ("model.py", "model.py", True),
+        ("examples/**.py", "examples/model.py", True),
+        ("examples/**.py", "examples/deep/er/model.py", True),
+        ("examples/*.py", "examples/model.py", True),
+        ("examples/*.py", "examples/deep/model.py", False),
+        ("examples/**.py", "other/model.py", False),
+        ("examples/**.py", "examples_of_mine/model.py", False),
+        ("examples/**", "examples/deep/model.py", True),
+        ("xmodel.py", "model.py", False),
+        ("mode?.py", "model.py", False),  # only * and ** are wild
+        ("model", "model.py", False),  # the name of a module allows no file
+        ("**", "model.py", False),  # nor do all modules
+    ],
+)
+def test_a_file_is_imported_where_a_path_glob_allows_it(here, glob, path, allowed):
+    write(here / path)
+    if allowed:
+        assert factory(f"{path}:build", [glob])(width=2) == ("built", 2)
+    else:
+        with pytest.raises(LoadError, match="importing it is not allowed"):
+            factory(f"{path}:build", [glob])
+
+
+def test_a_refused_file_is_not_run_and_the_message_says_which_flag_allows_it(here):
+    write(here / "zoo" / "model.py", "raise SystemExit('this code ran')")
+    with pytest.raises(LoadError) as refused:
+        factory("zoo/model.py:build")
+    assert str(refused.value) == (
+        "zoo/model.py:build is code, and importing it is not allowed. If you trust it, add "
+        "--allow-import 'zoo/model.py', set CNNAUDIT_ALLOW_IMPORT, or list it in pyproject.toml under "
+        "[tool.cnnaudit] allow-import"
+    )
+
+
+def test_the_flag_that_the_message_names_does_allow_it(here):
+    write(here / "zoo" / "model.py")
+    assert factory("zoo/model.py:build", ["zoo/model.py"])() == ("built", 3)
+
+
+def test_a_file_outside_the_working_directory_needs_its_whole_path(here, tmp_path_factory):
+    outside = write(tmp_path_factory.mktemp("outside") / "model.py")
+    with pytest.raises(LoadError, match=f"--allow-import '{outside}'"):
+        factory(f"{outside}:build", ["**.py.py", "model.py", "*.py"])
+    assert factory(f"{outside}:build", [str(outside)])() == ("built", 3)
+
+
+def test_dots_in_a_path_do_not_lead_around_a_glob(here):
+    write(here / "secret" / "model.py")
+    (here / "examples").mkdir()
+    with pytest.raises(LoadError, match="--allow-import 'secret/model.py'"):
+        factory("examples/../secret/model.py:build", ["examples/**.py"])
+
+
+def test_a_link_counts_as_what_it_leads_to(here, tmp_path_factory):
+    outside = write(tmp_path_factory.mktemp("outside") / "model.py")
+    (here / "examples").mkdir()
+    (here / "examples" / "model.py").symlink_to(outside)
+    with pytest.raises(LoadError, match="importing it is not allowed"):
+        factory("examples/model.py:build", ["examples/**.py"])
+
+
+def test_a_file_may_import_its_neighbours_while_it_is_imported_and_leaves_the_path_alone(here):
+    write(here / "zoo" / "made_up_neighbour.py", "WIDTH = 7\n")
+    write(here / "zoo" / "model.py", "import made_up_neighbour\ndef build(): return made_up_neighbour.WIDTH\n")
+    before = list(sys.path)
+    try:
+        assert factory("zoo/model.py:build", ["zoo/*.py"])() == 7
+    finally:
+        sys.modules.pop("made_up_neighbour", None)
+    assert sys.path == before
+
+
+def test_a_file_that_raises_is_told_with_what_it_raised_and_is_forgotten(here):
+    write(here / "model.py", "1 / 0")
+    before = set(sys.modules)
+    with pytest.raises(LoadError, match="model.py:build: importing it raised ZeroDivisionError: division by zero"):
+        factory("model.py:build", ["model.py"])
+    assert set(sys.modules) == before
+
+
+def test_a_missing_file_and_a_missing_function_are_told_apart(here):
+    with pytest.raises(LoadError, match="there is no file"):
+        factory("model.py:build", ["model.py"])
+    write(here / "model.py", BUILD + "def broken(): ...\ndef _private(): ...\n")
+    with pytest.raises(LoadError, match=r"has no 'made'; it has broken, build$"):
+        factory("model.py:made", ["model.py"])
+    write(here / "empty.py", "")
+    with pytest.raises(LoadError, match=r"has no 'build'; it has no functions$"):
+        factory("empty.py:build", ["empty.py"])
+
+
+# --- modules -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("glob", "module", "allowed"),
+    [
+        ("made_up_pkg.models", "made_up_pkg.models", True),
+        ("made_up_pkg.models", "made_up_pkg.models.deep", False),
+        ("made_up_pkg.models.*", "made_up_pkg.models", True),
+        ("made_up_pkg.models.*", "made_up_pkg.models.deep", True),
+        ("made_up_pkg.*", "made_up_pkg.models.deep", True),
+        ("made_up_pkg.**", "made_up_pkg.models.deep", True),
+        ("made_up_*", "made_up_pkg.models", False),
+        ("made_up_**", "made_up_pkg.models", True),
+        ("made_up_pkg/models", "made_up_pkg.models", False),
+        ("other", "made_up_pkg.models", False),
+    ],
+)
+def test_a_module_is_imported_where_a_module_glob_allows_it(package, glob, module, allowed):
+    if allowed:
+        assert factory(f"{module}:build", [glob])() == ("built", 3)
+    else:
+        with pytest.raises(LoadError, match=f"--allow-import '{module}'"):
+            factory(f"{module}:build", [glob])
+
+
+def test_a_refused_module_is_not_imported(package):
+    with pytest.raises(LoadError, match="importing it is not allowed"):
+        factory("made_up_pkg.models:build")
+    assert "made_up_pkg" not in sys.modules
+
+
+def test_model_zoos_need_no_leave(here):
+    assert factory("torchvision.models.resnet:resnet18").__name__ == "resnet18"
+
+
+def test_a_module_that_is_not_there(here):
+    with pytest.raises(LoadError, match="importing it raised ModuleNotFoundError: No module named 'made_up_nowhere'"):
+        factory("made_up_nowhere:build", ["made_up_nowhere"])
+
+
+# --- what a name leads to ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "home"),
+    [
+        ("from os import system as build", "posix"),
+        ("import os\nbuild = os.system", "posix"),
+        ("import functools, os\nbuild = functools.partial(functools.partial(os.system), 'true')", "posix"),
+        ("from subprocess import run as build", "subprocess"),
+        ("build = eval", "builtins"),
+    ],
+)
+def test_an_object_of_another_module_is_refused_whatever_it_is_called(here, code, home):
+    write(here / "model.py", code)
+    with pytest.raises(LoadError, match="leads to an object of the module .*, which is not allowed") as refused:
+        factory("model.py:build", ["model.py"])
+    assert home in str(refused.value)
+
+
+def test_what_cannot_be_called_may_come_from_anywhere(here):
+    write(here / "model.py", "from torch.nn import Identity\nfrom string import digits\nmodel = Identity()\n")
+    assert type(factory("model.py:model", ["model.py"])).__name__ == "Identity"
+    assert factory("model.py:digits", ["model.py"]) == "0123456789"
+    with pytest.raises(LoadError, match="leads to an object of the module 'torch.nn"):
+        factory("model.py:Identity", ["model.py"])
+
+
+def test_an_attribute_of_an_import_is_refused(package):
+    with pytest.raises(LoadError, match="leads to an object of the module 'posix'"):
+        factory("made_up_pkg.models.deep:run", ["made_up_pkg.*"])
+    write(Path("model.py"), "import os\nclass Kit:\n    @staticmethod\n    def build(): return 'kit'\n")
+    with pytest.raises(LoadError, match="leads to an object of the module 'posix'"):
+        factory("model.py:os.system", ["model.py"])
+    assert factory("model.py:Kit.build", ["model.py"])() == "kit"
+
+
+def test_a_re_export_is_taken_where_its_home_is_allowed_too(package):
+    write(Path("model.py"), "from made_up_pkg.models import build\n")
+    with pytest.raises(LoadError, match="--allow-import 'made_up_pkg.models'"):
+        factory("model.py:build", ["model.py"])
+    assert factory("model.py:build", ["model.py", "made_up_pkg.models"])() == ("built", 3)
+
+
+# --- who gives leave ----------------------------------------------------------------------------------
+
+
+def test_leave_comes_from_the_caller_the_environment_and_pyproject(here, monkeypatch):
+    for name in ("one", "two", "three", "four", "five"):
+        write(here / f"{name}.py")
+    monkeypatch.setenv("CNNAUDIT_ALLOW_IMPORT", " two.py, three.py\tfour.py")
+    write(here / "pyproject.toml", '[tool.cnnaudit]\nallow-import = ["five.py"]\n')
+    trust = Trust.here(["one.py"])
+    assert trust.globs == ("one.py", "two.py", "three.py", "four.py", "five.py")
+    for name in ("one", "two", "three", "four", "five"):
+        assert trust.factory(resolve(f"{name}.py:build", base=here, role="data"))() == ("built", 3)
+
+
+def test_the_pyproject_of_the_working_directory_counts_not_that_of_the_audited_file(here):
+    write(here / "theirs" / "model.py")
+    write(here / "theirs" / "pyproject.toml", '[tool.cnnaudit]\nallow-import = ["**.py", "model.py"]\n')
+    with pytest.raises(LoadError, match="importing it is not allowed"):
+        factory("model.py:build", base="theirs")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.cnnaudit]\nallow-import = 'model.py'", "must be a list of text"),
+        ("[tool.cnnaudit]\nallow-import = [1]", "must be a list of text"),
+        ("[tool.cnnaudit", "pyproject.toml: "),
+        ("\xff", "pyproject.toml: "),
+        ("[tool]\ncnnaudit = 1", "must be a list of text"),
+        ("[tool.cnnaudit]\nallow-import = {}", "must be a list of text"),
+    ],
+)
+def test_a_pyproject_that_cannot_be_read_is_an_error(here, text, message):
+    (here / "pyproject.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(LoadError, match=message):
+        Trust.here()
+
+
+def test_a_pyproject_without_an_entry_allows_nothing(here):
+    write(here / "pyproject.toml", "[project]\nname = 'x'\n")
+    assert Trust.here().globs == ()
