@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import platform
+import random
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -97,6 +100,8 @@ def prepare(
         model = model if device is None else _moved(model, device)
     elif device is not None:
         raise LoadError("a live model runs where it is: move it before the audit instead of giving a device")
+    else:
+        spec = replace(spec, model=None, weights=None)  # what they name is not what is audited
     where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
     if data is None and spec.data is None:
         raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
@@ -104,7 +109,8 @@ def prepare(
     sampling = spec.sampling
     rest = (block.to(where) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
     first = next(rest)
-    example = first.images if len(first.images) > 1 else first.images.expand(2, *first.images.shape[1:])
+    # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
+    example = first.images[torch.arange(sampling.block) % len(first.images)]
     graph = capture(model, example)
     classes = _classes(images, graph, first)
     known = [n for n in (images.count, sampling.max_images) if n is not None]
@@ -141,17 +147,18 @@ def audit(
     Raises:
         CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
     """
-    prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
-    spec, plan = prepared.spec, prepared.plan
-    statistics = sweep(
-        prepared.graph,
-        plan.probes,
-        _counted(prepared) if progress else prepared.blocks,
-        groups=plan.groups,
-        size=spec.sampling.block,
-        seed=spec.sampling.seed,
-        reference=prepared.model,
-    )
+    with _undisturbed(model):
+        prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
+        spec, plan = prepared.spec, prepared.plan
+        statistics = sweep(
+            prepared.graph,
+            plan.probes,
+            _counted(prepared) if progress else prepared.blocks,
+            groups=plan.groups,
+            size=spec.sampling.block,
+            seed=spec.sampling.seed,
+            reference=prepared.model,
+        )
     verdicts = decide(plan, statistics, spec, classes=prepared.classes)
     return Report(
         spec={"path": spec.name, "sha256": spec.sha256, "rules": [rule.id for rule in spec.rules]},
@@ -161,6 +168,24 @@ def audit(
         verdicts=verdicts,
         notes=_notes(prepared),
     )
+
+
+@contextmanager
+def _undisturbed(model: nn.Module | None) -> Iterator[None]:
+    """Put back what forward passes and the user's data may change: random states, and buffers that they write."""
+    buffers = [] if model is None else [(buffer, buffer.clone()) for buffer in model.buffers()]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that older code draws from
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002 - see above
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                if not torch.equal(buffer, saved):
+                    buffer.copy_(saved)
 
 
 def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:

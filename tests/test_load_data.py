@@ -213,7 +213,10 @@ REFUSED = {
     "float labels": ((X, torch.zeros(4)), r"labels must be one integer an image, not torch.float32 of shape \(4,\)"),
     "float labels in a batch": ([(X, torch.zeros(4))], "batch 0: labels must be one integer an image"),
     "one-hot labels": ([(X, torch.zeros(4, 3))], r"labels must be one integer an image, not .* of shape \(4, 3\)"),
-    "one-hot labels of arrays": ((X, torch.zeros(4, 3)), r"labels must be one integer an image, not .* of shape \(4, 3\)"),
+    "one-hot labels of arrays": (
+        (X, torch.zeros(4, 3)),
+        r"labels must be one integer an image, not .* of shape \(4, 3\)",
+    ),
     "negative labels": ((X, torch.tensor([0, 1, -1, 2])), "label -1 is negative"),
     "labels of text": ([(X, ["a", "b", "c", "d"])], "labels are not integers"),
     "a mapping": ([{"image": X}], r"a mapping; yield \(images, labels\)"),
@@ -301,7 +304,7 @@ def test_an_npz_of_something_else_is_refused(here, arrays, message):
 
 def test_a_missing_array_is_told_with_what_there_is(here):
     np.savez("data.npz", x=np.zeros(3), y=np.zeros(3))
-    with pytest.raises(LoadError, match="data data.npz: no array 'images'; it has x, y"):
+    with pytest.raises(LoadError, match=r"data data.npz: no array 'images'; it has x, y"):
         opened(source())
 
 
@@ -325,7 +328,7 @@ def test_a_missing_file_is_told(here):
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut"])
 def test_a_file_that_is_no_npz_is_told(here, content):
     (here / "data.npz").write_bytes(content)
-    with pytest.raises(LoadError, match="data data.npz: not a readable npz"):
+    with pytest.raises(LoadError, match=r"data data.npz: not a readable npz"):
         opened(source())
 
 
@@ -333,7 +336,7 @@ def test_a_truncated_npz_is_told(here):
     save()
     whole = (here / "data.npz").read_bytes()
     (here / "data.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LoadError, match="data data.npz: not a readable npz"):
+    with pytest.raises(LoadError, match=r"data data.npz: not a readable npz"):
         opened(source())
 
 
@@ -362,17 +365,17 @@ def test_a_factory_may_make_data(here):
 
 def test_a_factory_must_be_allowed(here):
     (here / "data.py").write_text(FACTORY)
-    with pytest.raises(LoadError, match="--allow-import 'data.py'"):
+    with pytest.raises(LoadError, match=r"--allow-import 'data.py'"):
         opened(source("data.py:build"), globs=())
 
 
 def test_a_factory_that_raises_is_told(here):
     (here / "data.py").write_text(FACTORY)
-    with pytest.raises(LoadError, match="data.py:build_badly.*OSError: the disk is gone"):
+    with pytest.raises(LoadError, match=r"data.py:build_badly.*OSError: the disk is gone"):
         opened(source("data.py:build_badly"))
 
 
 @pytest.mark.parametrize("text", ["images.npy", "folder/", "synthetic"])
 def test_kinds_that_are_not_read_yet_are_told(here, text):
-    with pytest.raises(LoadError, match="data is not read yet; use an .npz file or a Python factory"):
+    with pytest.raises(LoadError, match=r"data is not read yet; use an .npz file or a Python factory"):
         opened(source(text))

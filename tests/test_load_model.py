@@ -143,7 +143,7 @@ def test_a_truncated_file_is_not_readable(here, name, kept):
 @pytest.mark.parametrize("content", [b"not weights at all", b"\x80\x02}q\x00X", b"PK\x03\x04 not a zip"])
 def test_a_file_of_something_else_is_not_readable(here, content):
     (here / "weights.pt").write_bytes(content)
-    with pytest.raises(LoadError, match="weights weights.pt: not a state dict"):
+    with pytest.raises(LoadError, match=r"weights weights.pt: not a state dict"):
         opened(weights="weights.pt")
 
 

@@ -99,7 +99,7 @@ def test_a_file_outside_the_working_directory_needs_its_whole_path(here, tmp_pat
 def test_dots_in_a_path_do_not_lead_around_a_glob(here):
     write(here / "secret" / "model.py")
     (here / "examples").mkdir()
-    with pytest.raises(LoadError, match="--allow-import 'secret/model.py'"):
+    with pytest.raises(LoadError, match=r"--allow-import 'secret/model.py'"):
         factory("examples/../secret/model.py:build", ["examples/**.py"])
 
 
@@ -125,7 +125,7 @@ def test_a_file_may_import_its_neighbours_while_it_is_imported_and_leaves_the_pa
 def test_a_file_that_raises_is_told_with_what_it_raised_and_is_forgotten(here):
     write(here / "model.py", "1 / 0")
     before = set(sys.modules)
-    with pytest.raises(LoadError, match="model.py:build: importing it raised ZeroDivisionError: division by zero"):
+    with pytest.raises(LoadError, match=r"model.py:build: importing it raised ZeroDivisionError: division by zero"):
         factory("model.py:build", ["model.py"])
     assert set(sys.modules) == before
 
@@ -197,7 +197,7 @@ def test_a_module_that_is_not_there(here):
 )
 def test_an_object_of_another_module_is_refused_whatever_it_is_called(here, code, home):
     write(here / "model.py", code)
-    with pytest.raises(LoadError, match="leads to an object of the module .*, which is not allowed") as refused:
+    with pytest.raises(LoadError, match=r"leads to an object of the module .*, which is not allowed") as refused:
         factory("model.py:build", ["model.py"])
     assert home in str(refused.value)
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_called_may_come_from_anywhere(here):
     write(here / "model.py", "from torch.nn import Identity\nfrom string import digits\nmodel = Identity()\n")
     assert type(factory("model.py:model", ["model.py"])).__name__ == "Identity"
     assert factory("model.py:digits", ["model.py"]) == "0123456789"
-    with pytest.raises(LoadError, match="leads to an object of the module 'torch.nn"):
+    with pytest.raises(LoadError, match=r"leads to an object of the module 'torch.nn"):
         factory("model.py:Identity", ["model.py"])
 
 
@@ -221,7 +221,7 @@ def test_an_attribute_of_an_import_is_refused(package):
 
 def test_a_re_export_is_taken_where_its_home_is_allowed_too(package):
     write(Path("model.py"), "from made_up_pkg.models import build\n")
-    with pytest.raises(LoadError, match="--allow-import 'made_up_pkg.models'"):
+    with pytest.raises(LoadError, match=r"--allow-import 'made_up_pkg.models'"):
         factory("model.py:build", ["model.py"])
     assert factory("model.py:build", ["model.py", "made_up_pkg.models"])() == ("built", 3)
 

@@ -195,7 +195,7 @@ def open_images(data: Source | Any, trust: Trust) -> Images:
         return _npz(data)
     if kind in ("file_factory", "module_factory"):
         made = trust.factory(data)
-        if callable(made) and not isinstance(made, Dataset):
+        if callable(made):
             with _reading(data.written, "calling"):
                 made = made(**dict(data.options))
         return _from_python(made, data.written)

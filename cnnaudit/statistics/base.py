@@ -138,9 +138,16 @@ class Statistic(ABC):
             EvidenceError: the two were read differently or on different grids.
         """
         self._check(other)
-        for name, tensor in other.tally.items():
-            self.tally[name] = self.tally[name] + tensor if name in self.tally else tensor.clone()
+        self.calibration = self.calibration or dict(other.calibration)
+        if not self.tally:
+            self.tally = {name: tensor.clone() for name, tensor in other.tally.items()}
+        elif other.tally:
+            self.tally = self.combined(self.tally, other.tally)
         return self
+
+    def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tally of all images from the tallies of two parts of them."""
+        return {name: a[name] + b[name] for name in a}
 
     def pooled(self, without: int | None = None) -> Self:
         """Return all groups as one, leaving one of them out if asked to."""
@@ -200,6 +207,12 @@ class Statistic(ABC):
             raise EvidenceError(f"cannot merge {mine.site.path} with {theirs.site.path}")
         if self.groups != other.groups:
             raise EvidenceError(f"cannot merge at {mine.site.path}: {self.groups} and {other.groups} groups")
-        for name, tensor in self.calibration.items():
-            if not torch.equal(tensor, other.calibration[name]):
-                raise EvidenceError(f"cannot merge at {mine.site.path}: the grids differ ({name})")
+        if self.tally and other.tally:
+            # A part that met no image has no grid yet, and takes the other's.
+            self._check_grid(other)
+
+    def _check_grid(self, other: Self) -> None:
+        grids = self.calibration, other.calibration
+        for name in sorted(set().union(*grids)):
+            if not all(name in grid for grid in grids) or not torch.equal(grids[0][name], grids[1][name]):
+                raise EvidenceError(f"cannot merge at {self.probe.site.path}: the grids differ ({name})")

@@ -50,8 +50,6 @@ class ClassHistogram(Statistic):
             self.calibration["edges"] = edges(sample, bins)
         else:
             self.calibration["edges"] = integer_grid(sample.shape[1], bins).to(sample.device)
-        # Room for the classes that were met; growing later copies all counts.
-        self._grown(sample.shape[1], max(int(r["labels"].max()) for r in readings) + 1, bins, sample)
 
     def add(self, reading: Reading, group: int) -> None:  # noqa: ARG002
         response, labels = reading["response"], reading["labels"]
@@ -62,32 +60,28 @@ class ClassHistogram(Statistic):
         ones = torch.ones_like(cell.T, dtype=torch.int32)
         counts.view(kernels, -1).scatter_add_(1, cell.T.contiguous(), ones)
 
-    def merge(self, other: ClassHistogram) -> ClassHistogram:
-        self._check(other)
-        bins = int(self.probe.option("bins"))
-        theirs = other.tally["counts"]
-        kernels, classes, _ = theirs.shape
-        mine = self._grown(kernels, classes, bins, theirs)
-        grown = torch.zeros_like(mine)
-        grown[:, :classes] = theirs
-        merged = type(other)(other.probe, other.groups)
-        merged.calibration, merged.tally = other.calibration, other.tally | {"counts": grown}
-        return super().merge(merged)
+    def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        classes = max(part["counts"].shape[1] for part in (a, b))
+        return super().combined(*(dict(part) | {"counts": _widened(part["counts"], classes)} for part in (a, b)))
 
     def _grown(self, kernels: int, classes: int, bins: int, like: Tensor) -> Tensor:
         """Return the counts, widened when a class is met that is larger than all before."""
         counts = self.tally.get("counts")
-        if counts is None or counts.shape[1] < classes:
-            wider = torch.zeros(kernels, classes, bins, dtype=torch.int32, device=like.device)
-            if counts is not None:
-                wider[:, : counts.shape[1]] = counts
-            self.tally["counts"] = counts = wider
+        if counts is None:
+            counts = torch.zeros(kernels, 0, bins, dtype=torch.int32, device=like.device)
+        if counts.shape[1] < classes:
+            self.tally["counts"] = counts = _widened(counts, classes)
         return counts
 
     @property
     def counts(self) -> Tensor:
         """Counts, int32 of shape (kernels, classes, bins)."""
         return self.tally["counts"]
+
+
+def _widened(counts: Tensor, classes: int) -> Tensor:
+    """Counts with room for more classes."""
+    return torch.nn.functional.pad(counts, (0, 0, 0, classes - counts.shape[1]))
 
 
 def _response(view: View, tap: str) -> Tensor:

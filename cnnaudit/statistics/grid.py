@@ -90,4 +90,8 @@ def centres(sample: Tensor, edge: Tensor) -> Tensor:
     count = torch.zeros_like(total).scatter_add(1, code, torch.ones_like(values))
     low = torch.cat([edge[:, :1], edge], 1)
     high = torch.cat([edge, edge[:, -1:]], 1)
-    return torch.where(count > 0, total / count.clamp(min=1), (low + high) / 2)
+    # Rounding must not carry the mean of equal values over an edge.
+    endless = torch.full_like(edge[:, :1], torch.inf)
+    beneath = torch.nextafter(torch.cat([edge, endless], 1), -endless)
+    mean = (total / count.clamp(min=1)).clamp(min=torch.cat([-endless, edge], 1), max=beneath)
+    return torch.where(count > 0, mean, (low + high) / 2)

@@ -52,13 +52,8 @@ class PairMoments(Statistic):
         for name, part in _combine(held, block).items():
             held[name].copy_(part)
 
-    def merge(self, other: Self) -> Self:
-        self._check(other)
-        names = ("rows", "mean_s", "mean_f", "ss", "ff", "sf")
-        together = _combine({n: self.tally[n] for n in names}, {n: other.tally[n] for n in names})
-        counts = {n: self.tally[n] + other.tally[n] for n in ("images", "nonfinite")}
-        self.tally = counts | together
-        return self
+    def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: a[name] + b[name] for name in ("images", "nonfinite")} | _combine(a, b)
 
     def pooled(self, without: int | None = None) -> Self:
         keep = [g for g in range(self.groups) if g != without]

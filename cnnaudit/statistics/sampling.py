@@ -36,7 +36,7 @@ def _uniform(keys: Tensor) -> Tensor:
 
 
 def sample_positions(images: Tensor, site: str, seed: int, positions: int, count: int) -> Tensor:
-    """Draw positions for each image: one in each of ``count`` equal stretches of the flattened map.
+    """Draw positions for each image: one in each of ``count`` stretches of the flattened map, which is a ring.
 
     Args:
         images: Image ids, int64 of shape (n,).
@@ -51,10 +51,12 @@ def sample_positions(images: Tensor, site: str, seed: int, positions: int, count
     """
     if positions <= count:
         return torch.arange(positions, device=images.device).expand(len(images), -1)
-    steps = torch.arange(count, device=images.device)
-    keys = images[:, None] * 1_000_003 + steps + _salt(site, seed)
-    start = (steps * positions).double()
-    return ((start + _uniform(keys) * positions) / count).floor().long().clamp(max=positions - 1)
+    steps = torch.arange(count + 1, device=images.device)
+    draws = _uniform(images[:, None] * 1_000_003 + steps + _salt(site, seed))
+    cuts = steps * positions // count
+    chosen = cuts[:-1] + (draws[:, :-1] * cuts.diff()).long()
+    # Stretches of whole numbers differ in length; turning the ring makes every position as likely as any other.
+    return (chosen + (draws[:, -1:] * positions).long()) % positions
 
 
 def sample_kernels(site: str, seed: int, units: int, count: int) -> tuple[int, ...]:

@@ -39,7 +39,9 @@ class WindowActivity(Statistic):
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
-        return groups * probe.site.units * (2 + 3 * len(OPERATORS)) * 8
+        pool = probe.site.op is Op.POOL
+        units = probe.site.units if pool else probe.site.groups
+        return groups * units * (2 + 3 * (len(OPERATORS) if pool else 1)) * 8
 
     def read(self, view: View) -> Reading:
         site = self.probe.site
@@ -52,7 +54,8 @@ class WindowActivity(Statistic):
             read, kept = _pool(window, atoms)
         else:
             read, kept = _convolution(window, atoms, site)
-        return {"read": read.sum(1), "kept": kept.sum(1)}
+        # Counts hide what cannot be counted: NaN and infinities leave their trace in the third.
+        return {"read": read.sum(1), "kept": kept.sum(1), "trace": (window * 0).flatten(1).sum(1, keepdim=True)}
 
     def add(self, reading: Reading, group: int) -> None:
         read, kept = reading["read"], reading["kept"]

@@ -6,6 +6,8 @@ in float32 by two statistics: their sums are compared to 2e-6, and a kernel with
 its grid is left out and counted.
 """
 
+# ruff: noqa: PLR0917 - a formula takes what it is made of by position
+
 from __future__ import annotations
 
 import copy
@@ -309,7 +311,7 @@ def _window_histogram(done, probe, statistic, group, groups, tally):
     means = np.stack([naive.level_means(sample[:, k], edges[k]) for k in kernels])
     tally.numbers((*what, "centres"), centres, means, tolerance=EXACT, scale=scale)
     neighbours = naive.read_neighbours(x, done.ids, path, seed, seen.window, max(1, wanted // 4))
-    if levels ** 2 ** len(seen.window.kernel) > CELLS:
+    if levels**2 ** len(seen.window.kernel) > CELLS:
         neighbours = None
     assert ("outputs" in statistic.tally) == (neighbours is not None), what
     read = [windows] if neighbours is None else [windows, *neighbours]
@@ -376,7 +378,7 @@ def _levels(window, levels):
     return levels or max(fitting, default=1)
 
 
-def _is_applicable(metric, of, seen, options) -> bool:
+def _is_applicable(metric, of, seen, options) -> bool:  # noqa: PLR0911 - one for each reason
     """Whether a metric's field has a meaning at a site that its rule selects."""
     if metric == "activity":
         return of == "dormant" or 0.0 in seen.taps["response"].atoms
@@ -395,7 +397,7 @@ def _is_applicable(metric, of, seen, options) -> bool:
     if of != "density_ratio":
         return fits
     last = [max(at[d] for at in windows) for d in range(dims)]
-    return fits and min(last) >= 1 and levels ** 2**dims <= CELLS
+    return fits and min(last) >= 1 and levels**2**dims <= CELLS
 
 
 def _none(window):
@@ -420,7 +422,8 @@ def _is_meant(metric, seen) -> bool:
 
 def _compare_verdicts(done: Run, values, tally: Tally) -> None:
     by_site = {(probe.statistic.__name__, probe.site.path): v for probe, v in values.items()}
-    reads = dict(zip(FIELDS, ("ActivityTally", "ClassHistogram", "WindowActivity", "WindowHistogram", "PairMoments"), strict=True))
+    names = ("ActivityTally", "ClassHistogram", "WindowActivity", "WindowHistogram", "PairMoments")
+    reads = dict(zip(FIELDS, names, strict=True))
     said = defaultdict(dict)
     for verdict in done.report.verdicts:
         if verdict.site:
@@ -453,5 +456,6 @@ def _compare_verdict(verdict, naively, tolerance, tally: Tally) -> None:
             scale = max(1.0, abs(naively[unit])) if math.isfinite(naively[unit]) else 1.0
             tally.numbers((*what, unit), value, naively[unit], tolerance=tolerance, scale=scale)
             # An interval may be undefined where a value is not: without some images nothing varied.
-            assert not (low > value + 1e-12 or high < value - 1e-12), (what, value, low, high)
+            assert not low > value + 1e-12, (what, value, low)
+            assert not high < value - 1e-12, (what, value, high)
     assert verdict.metric != "activity" or str(verdict.op) == Op.CONV

@@ -5,6 +5,8 @@ hash that draws positions is used (``sample_positions``), and only where a map h
 Arrays are ``(images, units, *spatial)``; groups are one number for each image.
 """
 
+# ruff: noqa: PLR0917 - a formula takes what it is made of by position
+
 from __future__ import annotations
 
 import itertools
@@ -33,11 +35,11 @@ def full_windows(sizes, window):
     """For each window that lies wholly on the map, in raster order, the positions of its entries."""
     starts = [
         [s for s in range(-p, size + p, t) if s >= 0 and s + (k - 1) * d < size]
-        for size, k, t, p, d in zip(
-            sizes, window.kernel, window.stride, window.padding, window.dilation, strict=True
-        )
+        for size, k, t, p, d in zip(sizes, window.kernel, window.stride, window.padding, window.dilation, strict=True)
     ]
-    offsets = list(itertools.product(*(range(0, k * d, d) for k, d in zip(window.kernel, window.dilation, strict=True))))
+    offsets = list(
+        itertools.product(*(range(0, k * d, d) for k, d in zip(window.kernel, window.dilation, strict=True)))
+    )
     found = {}
     for number, at in enumerate(itertools.product(*(range(len(s)) for s in starts))):
         corner = [s[i] for s, i in zip(starts, at, strict=True)]
@@ -62,7 +64,9 @@ def read_neighbours(x, ids, site, seed, window, wanted):
     windows = full_windows(x.shape[2:], window)
     dims = len(window.kernel)
     pairs = list(itertools.product((0, 1), repeat=dims))
-    corners = [at for at in windows if all(tuple(a + p for a, p in zip(at, pair, strict=True)) in windows for pair in pairs)]
+    corners = [
+        at for at in windows if all(tuple(a + p for a, p in zip(at, pair, strict=True)) in windows for pair in pairs)
+    ]
     if not corners:
         return None
     chosen = drawn(ids, f"{site} blocks", seed, len(corners), wanted)
@@ -311,6 +315,7 @@ def entropy(counts, estimator="plugin"):
     if estimator == "miller_madow":
         return plugin + (len(counts) - 1) / (2 * n * math.log(2))
     if estimator == "grassberger":
+
         def g(c):
             return digamma(c) + (-1) ** c * (digamma((c + 1) / 2) - digamma(c / 2)) / 2
 

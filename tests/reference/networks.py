@@ -490,14 +490,14 @@ class Block(nn.Module):
             return Value(module(value.x), atoms, nonnegative)
         return Value(function(value.x, inplace=act.style == "functional_inplace"), atoms, nonnegative)
 
-    def convolve(self, tape, name, plan, value):
+    def convolve(self, tape, name, plan, value, *, steers=False):
         """Call a convolution that is a module; return its path and its output."""
         output = Value(getattr(self, name)(value.x))
         path = tape.call(f"{self.path}.{name}")
-        return _convolved(tape, path, plan, value, output), output
+        return _convolved(tape, path, plan, value, output, steers=steers), output
 
 
-def _convolved(tape, path, plan, value, output):
+def _convolved(tape, path, plan, value, output, *, steers=False):
     tape.site(
         path,
         "conv",
@@ -507,6 +507,7 @@ def _convolved(tape, path, plan, value, output):
         groups=plan.groups,
         outputs=plan.outputs,
         transposed=plan.transposed,
+        steers=steers,
     )
     return path
 
@@ -647,12 +648,13 @@ class GateBlock(Block):
             path, pooled = tape.functional(self.path, "avg_pool"), value.x.mean(dims, keepdim=True)
         pooled = _pooled_value("avg", pooled, value)
         _global(tape, path, "avg", value, pooled, steers=True)
-        path, squeezed = self.convolve(tape, "fc1", self.squeeze, pooled)
+        path, squeezed = self.convolve(tape, "fc1", self.squeeze, pooled, steers=True)
         squeezed = Value(F.relu(squeezed.x), (0.0,), nonnegative=True)
         tape.tap(path, response=squeezed)
-        path, gate = self.convolve(tape, "fc2", self.excite, squeezed)
+        path, gate = self.convolve(tape, "fc2", self.excite, squeezed, steers=True)
         hard = self.plan.bound == "hardsigmoid"
-        gate = Value(F.hardsigmoid(gate.x) if hard else torch.sigmoid(gate.x), (0.0, 1.0) if hard else (), nonnegative=True)
+        bounded = F.hardsigmoid(gate.x) if hard else torch.sigmoid(gate.x)
+        gate = Value(bounded, (0.0, 1.0) if hard else (), nonnegative=True)
         tape.tap(path, response=gate)
         atoms = (0.0,) if 0.0 in value.atoms or hard else ()
         gated = Value(value.x * gate.x, atoms, value.nonnegative)

@@ -53,6 +53,6 @@ def test_the_naive_computation_knows_some_answers_that_need_no_computation():
     # Of two rows and two columns of one each, half of the tables tell everything and half nothing less.
     assert naive.expected_information([1, 1], [1, 1]) == pytest.approx(1)
     assert naive.grid(torch.arange(8.0).numpy() + 1, 4).tolist() == [2.5, 4.5, 6.5]
-    rectified = naive.grid(torch.tensor([0.0, 0, 0, 1, 2, 3]).numpy(), 3)
+    rectified = naive.grid(torch.tensor([0.0, 0, 1, 2, 3, 4]).numpy(), 3)
     assert 0 < rectified[0] < 1e-300
     assert rectified[1] == 2.5

@@ -174,9 +174,6 @@ def test_the_centre_of_an_occupied_level_lies_in_it(sample, levels):
     assert again[code].tolist() == code.tolist()
 
 
-@pytest.mark.xfail(
-    reason="a sum of equal float64 values, divided, may fall below the edge that is that value", strict=True
-)
 def test_the_centre_of_equal_float64_values_lies_in_their_level():
     """As of float32 values, whose sums are exact: else averaging (x, x, x, x) loses bits."""
     x = torch.tensor([[0.1], [0.7], [0.3]], dtype=torch.float64).repeat(30, 1)

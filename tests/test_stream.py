@@ -1,0 +1,531 @@
+"""One pass over the data: values, blocks, groups, variants, and what is freed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.utils.data import DataLoader, TensorDataset
+
+import cnnaudit
+from cnnaudit.errors import GraphError
+from cnnaudit.graph import capture
+from cnnaudit.load import Block
+from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic
+from cnnaudit.stream import CALIBRATION, Variant, _Runner, sweep
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Keep(Statistic):
+    """Stores whole taps, block by block."""
+
+    @classmethod
+    def size(cls, probe, groups, classes):
+        return 0
+
+    def read(self, view):
+        return {tap: view.tensors[tap].clone() for tap in self.probe.taps}
+
+    def add(self, reading, group):
+        self.__dict__.setdefault("blocks", []).append(reading)
+        self.__dict__.setdefault("block_groups", []).append(group)
+
+    def all_of(self, tap):
+        return torch.cat([reading[tap] for reading in self.blocks])
+
+
+class Functional(nn.Module):
+    """Nothing but functions, one in-place ReLU that is used three times, and an addition in place."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+
+        def weight(*shape):
+            return nn.Parameter(torch.randn(shape, generator=generator) / 3)
+
+        self.stem, self.first, self.second, self.head = (
+            weight(6, 2, 3, 3),
+            weight(6, 6, 3, 3),
+            weight(6, 6, 3, 3),
+            weight(4, 6),
+        )
+        self.shift = weight(6)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.relu(F.conv2d(x, self.stem, self.shift, padding=1))
+        identity = x
+        out = F.conv2d(x, self.first, padding=1)
+        out = self.relu(out)
+        out = F.conv2d(out, self.second, padding=1)
+        out += identity
+        out = self.relu(out)
+        out = F.max_pool2d(out, 2)
+        return F.linear(out.mean((2, 3)), self.head)
+
+
+def by_hand(net, x, *, branch=None, block_input=None):
+    """Every value of ``Functional``, out of place; the residual branch or the block's input may be replaced."""
+    found = {}
+    found["stem.output"] = F.conv2d(x, net.stem, net.shift, padding=1)
+    found["stem.response"] = skip = F.relu(found["stem.output"])
+    if block_input is not None:
+        skip = block_input(skip)
+    found["first.output"] = F.conv2d(skip, net.first, padding=1)
+    found["first.response"] = F.relu(found["first.output"])
+    found["second.output"] = f = F.conv2d(found["first.response"], net.second, padding=1)
+    if branch is not None:
+        f = branch(f)
+    found["skip"], found["branch"], found["sum"] = skip, f, skip + f
+    found["pool.input"] = F.relu(found["sum"])
+    found["pool.output"] = F.max_pool2d(found["pool.input"], 2)
+    found["head"] = F.linear(found["pool.output"].mean((2, 3)), net.head)
+    return found
+
+
+SITES = {
+    ("#conv.0", "output"): "stem.output",
+    ("#conv.0", "response"): "stem.response",
+    ("#conv.1", "input"): "stem.response",
+    ("#conv.1", "output"): "first.output",
+    ("#conv.1", "response"): "first.response",
+    ("#conv.2", "output"): "second.output",
+    ("#conv.2", "response"): "second.output",
+    ("#add.0", "skip"): "skip",
+    ("#add.0", "branch"): "branch",
+    ("#add.0", "sum"): "sum",
+    ("#max_pool.0", "input"): "pool.input",
+    ("#max_pool.0", "output"): "pool.output",
+}
+
+
+@pytest.fixture(scope="module")
+def net():
+    return Functional()
+
+
+@pytest.fixture(scope="module")
+def graph(net):
+    return capture(net, torch.zeros(2, 2, 8, 8))
+
+
+def images(count, *, seed=1):
+    return torch.randn(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def as_blocks(x, size, labels=None):
+    return [
+        Block(
+            i,
+            part,
+            None if labels is None else labels[i * size : (i + 1) * size],
+            torch.arange(len(x))[i * size :][:size],
+        )
+        for i, part in enumerate(x.split(size))
+    ]
+
+
+def head(graph):
+    return next(site for site in graph.sites if site.op == "head")
+
+
+def swept(graph, probes, x, *, size=16, groups=4, labels=None, **given):
+    return sweep(graph, probes, as_blocks(x, size, labels), groups=groups, size=size, seed=0, **given)
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# --- values ---------------------------------------------------------------------------------------------
+
+
+def test_every_tap_of_a_functional_network_has_the_value_of_a_forward_written_by_hand(net, graph):
+    x = images(40)
+    expected = by_hand(net, x)
+    assert {site.path for site in graph.sites} >= {path for path, _ in SITES}
+    probes = {key: Probe(Keep, graph.site(key[0]), (key[1],)) for key in SITES}
+    found = swept(graph, [*probes.values(), output := Probe(Keep, head(graph), ("output",))], x, reference=net)
+    for key, name in SITES.items():
+        close(found[probes[key]].all_of(key[1]), expected[name])
+    close(found[output].all_of("output"), expected["head"])
+
+
+def test_taps_of_one_site_are_read_together_even_where_the_first_is_made_long_before(net, graph):
+    probe = Probe(Keep, graph.site("#add.0"), ("sum", "skip"))
+    found = swept(graph, [probe], images(20))[probe]
+    expected = by_hand(net, images(20))
+    close(found.all_of("skip"), expected["skip"])
+    close(found.all_of("sum"), expected["sum"])
+
+
+# --- blocks and groups --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 33])
+def test_a_short_block_is_filled_up_and_the_filling_is_never_folded(net, graph, count):
+    conv = graph.site("#conv.1")
+    tally, kept = Probe(ActivityTally, conv, ("response",)), Probe(Keep, conv, ("response",))
+    found = swept(graph, [tally, kept], images(count))
+    expected = by_hand(net, images(count))["first.response"]
+    close(found[kept].all_of("response"), expected)
+    assert found[tally].n_images == count
+    assert torch.equal(found[tally].tally["active"].sum(0), (expected > 0).flatten(2).any(2).sum(0))
+
+
+def test_every_forward_pass_is_of_the_same_number_of_images(graph, monkeypatch):
+    seen = []
+    run_block = _Runner.run_block
+
+    def watched(self, x, *rest):
+        seen.append(tuple(x.shape))
+        return run_block(self, x, *rest)
+
+    monkeypatch.setattr(_Runner, "run_block", watched)
+    swept(graph, [Probe(ActivityTally, graph.site("#conv.1"), ("response",))], images(37))
+    assert seen == [(16, 2, 8, 8)] * 3
+
+
+def test_a_block_belongs_to_the_group_of_its_number(graph):
+    probe = Probe(Keep, graph.site("#conv.1"), ("response",))
+    found = swept(graph, [probe], images(45), size=8, groups=4)[probe]
+    assert found.block_groups == [0, 1, 2, 3, 0, 1]
+    assert found.images.tolist() == [16, 8 + 5, 8, 8]
+
+
+@pytest.mark.parametrize("count", [40, CALIBRATION, CALIBRATION + 60])
+def test_grids_come_from_the_first_images_and_all_are_counted(net, graph, count):
+    probe = Probe(ClassHistogram, graph.site("#conv.2"), ("response",), (("bins", 4),))
+    labels = torch.arange(count) % 3
+    found = swept(graph, [probe], images(count), labels=labels)[probe]
+    response = by_hand(net, images(count))["second.output"].detach().mean((2, 3))
+    quartiles = np.quantile(response[:CALIBRATION], [0.25, 0.5, 0.75], axis=0, method="midpoint")
+    spread = response.std(0).numpy()
+    assert (abs(found.calibration["edges"].numpy() - quartiles.T) < 0.1 * spread[:, None]).all()
+    assert found.counts.sum((1, 2)).tolist() == [count] * 6
+    assert torch.equal(found.counts.sum(2)[0], torch.bincount(labels).int())
+    first = found.counts.sum(1)
+    if count <= CALIBRATION:
+        assert (first - count / 4).abs().max() <= 1
+
+
+# --- the same result bit for bit ------------------------------------------------------------------------------
+
+
+RULES = [
+    {"metric": "activity.dormant", "min": 0.1},
+    {"metric": "class_information", "min": 0},
+    {"metric": "pool_information_dimension_loss", "max": 0.9},
+    {"metric": "pool_entropy_loss", "max": 0.9, "params": {"levels": 3}},
+    {"metric": "branch_variance_share", "min": 0.1, "params": {"positions": 9}},
+]
+
+
+def audited(net, data, **sampling):
+    return cnnaudit.audit({"cnnaudit": 1, "sampling": sampling, "rules": RULES}, model=net, data=data)
+
+
+def test_the_result_is_the_same_bit_for_bit_whatever_the_batch_size(net):
+    x, y = images(70), torch.arange(70) % 4
+    reports = [audited(net, DataLoader(TensorDataset(x, y), batch_size=size)) for size in (1, 7, 16, 64)]
+    reports.append(audited(net, [(x, y)]))
+    whole = [report.to_json() for report in reports]
+    assert [text.replace("a list from Python", "a DataLoader from Python") for text in whole] == [whole[0]] * 5
+    assert any(verdict.value not in (None, 0, 1) for verdict in reports[0].verdicts)
+
+
+def test_the_result_is_the_same_twice_in_a_row_and_from_a_file(net, tmp_path):
+    x, y = images(70), torch.arange(70) % 4
+    np.savez(tmp_path / "data.npz", images=x.numpy(), labels=y.numpy())
+    given = [(x, y), (x, y), (x.numpy(), y.numpy()), TensorDataset(x, y)]
+    verdicts = [audited(net, data).verdicts for data in given]
+    spec = {"cnnaudit": 1, "data": str(tmp_path / "data.npz"), "rules": RULES}
+    verdicts.append(cnnaudit.audit(spec, model=net).verdicts)
+    assert all(found == verdicts[0] for found in verdicts)
+
+
+def test_another_seed_draws_other_images_and_positions(net):
+    x, y = images(70), torch.arange(70) % 4
+    one, other = (audited(net, (x, y), seed=seed, max_images=64) for seed in (0, 1))
+    assert one.data["sha256"] != other.data["sha256"]
+    assert one.verdicts != other.verdicts
+
+
+def test_neither_memory_format_nor_other_probes_change_a_value(net, graph):
+    probe = Probe(PairMoments, graph.site("#add.0"), ("skip", "branch"), (("positions", 5),))
+    x = images(40)
+    alone = swept(graph, [probe], x)[probe]
+    more = [Probe(ActivityTally, site, (tap,)) for site in graph.sites for tap in site.taps]
+    beside = swept(graph, [*more, probe], x.contiguous(memory_format=torch.channels_last))[probe]
+    assert all(torch.equal(alone.tally[name], beside.tally[name]) for name in alone.tally)
+
+
+# --- variants ------------------------------------------------------------------------------------------------
+
+
+def zero(x):
+    return torch.zeros_like(x)
+
+
+def test_a_silenced_branch_gives_what_a_forward_without_it_gives(net, graph):
+    add, x = graph.site("#add.0"), images(37)
+    silent = Variant("silent", add.taps["branch"].node, zero)
+    output = Probe(Keep, head(graph), ("output",), variant="silent")
+    pool = Probe(Keep, graph.site("#max_pool.0"), ("input", "output"), variant="silent")
+    base = Probe(Keep, head(graph), ("output",))
+    found = swept(graph, [base, output, pool], x, variants=[silent], reference=net)
+    expected = by_hand(net, x, branch=zero)
+    close(found[output].all_of("output"), expected["head"])
+    close(found[pool].all_of("input"), expected["pool.input"])
+    close(found[pool].all_of("output"), expected["pool.output"])
+    close(found[base].all_of("output"), by_hand(net, x)["head"])
+
+
+def test_a_changed_input_of_a_block_reaches_its_skip_and_its_branch(net, graph):
+    x = images(20)
+    half = Variant("half", graph.site("#conv.1").taps["input"].node, lambda value: value / 2)
+    pair = Probe(Keep, graph.site("#add.0"), ("skip", "branch", "sum"), variant="half")
+    found = swept(graph, [pair], x, variants=[half])[pair]
+    expected = by_hand(net, x, block_input=lambda value: value / 2)
+    for tap in ("skip", "branch", "sum"):
+        close(found.all_of(tap), expected[tap])
+
+
+def test_two_variants_at_once_know_nothing_of_each_other(net, graph):
+    add, x = graph.site("#add.0"), images(33)
+    variants = [
+        Variant("no branch", add.taps["branch"].node, zero),
+        Variant("no block", graph.site("#conv.1").taps["input"].node, zero),
+        Variant("double", add.taps["sum"].node, lambda value: 2 * value),
+    ]
+    probes = {v.name: Probe(Keep, head(graph), ("output",), variant=v.name) for v in variants}
+    base = [Probe(ActivityTally, site, (tap,)) for site in graph.sites for tap in site.taps]
+    found = swept(graph, [*base, *probes.values()], x, variants=variants)
+    close(found[probes["no branch"]].all_of("output"), by_hand(net, x, branch=zero)["head"])
+    close(found[probes["no block"]].all_of("output"), by_hand(net, x, block_input=zero)["head"])
+    close(found[probes["double"]].all_of("output"), 2 * by_hand(net, x)["head"])
+    alone = swept(graph, base, x)
+    for probe in base:
+        for name, tensor in alone[probe].tally.items():
+            assert torch.equal(tensor, found[probe].tally[name]), (probe.site.path, name)
+
+
+def test_a_variant_reads_the_changed_value_itself(net, graph):
+    add = graph.site("#add.0")
+    probe = Probe(Keep, add, ("branch", "sum"), variant="silent")
+    found = swept(graph, [probe], images(20), variants=[Variant("silent", add.taps["branch"].node, zero)])[probe]
+    assert found.all_of("branch").count_nonzero() == 0
+    close(found.all_of("sum"), by_hand(net, images(20))["skip"])
+
+
+def test_a_variant_may_change_the_networks_input(net, graph):
+    node = next(n.name for n in graph.module.graph.nodes if n.op == "placeholder")
+    probe = Probe(Keep, head(graph), ("output",), variant="flipped")
+    found = swept(graph, [probe], images(20), variants=[Variant("flipped", node, lambda x: x.flip(3))])[probe]
+    close(found.all_of("output"), by_hand(net, images(20).flip(3))["head"])
+
+
+def test_a_variant_that_does_not_reach_a_tap_reads_the_value_of_the_base_run(net, graph):
+    add, x = graph.site("#add.0"), images(20)
+    variant = Variant("silent", add.taps["branch"].node, zero)
+    early = Probe(Keep, graph.site("#conv.0"), ("response",), variant="silent")
+    grid = Probe(ClassHistogram, graph.site("#conv.0"), ("response",), (("bins", 4),), variant="silent")
+    found = swept(graph, [early, grid], x, variants=[variant], labels=torch.arange(20) % 2)
+    close(found[early].all_of("response"), by_hand(net, x)["stem.response"])
+    assert found[grid].n_images == 20
+
+
+class Projected(nn.Module):
+    """The skip is computed after the branch, from the same input."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv1, self.conv2 = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.projection = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        branch = self.conv2(self.conv1(x).relu())
+        return (branch + self.projection(x)).mean((2, 3))
+
+
+def test_a_variant_of_one_tap_is_read_beside_another_that_is_made_later():
+    graph = capture(Projected(), torch.zeros(2, 2, 8, 8))
+    add = next(site for site in graph.sites if site.op == "residual")
+    pair = Probe(Keep, add, ("skip", "branch"), variant="silent")
+    base = Probe(Keep, add, ("skip", "branch"))
+    found = swept(graph, [pair, base], images(20), variants=[Variant("silent", add.taps["branch"].node, zero)])
+    assert found[pair].all_of("branch").count_nonzero() == 0
+    assert torch.equal(found[pair].all_of("skip"), found[base].all_of("skip"))
+
+
+# --- what is freed ------------------------------------------------------------------------------------------
+
+
+class Watched(_Runner):
+    """Notes how many values are held after each node."""
+
+    held: list[int]
+
+    def run_node(self, n):
+        value = super().run_node(n)
+        self.held.append(sum(node.op != "get_attr" for node in self.env))
+        return value
+
+
+def chain(length):
+    return nn.Sequential(*[layer for _ in range(length) for layer in (nn.Conv2d(2, 2, 3, padding=1), nn.ReLU())])
+
+
+def held_by(model, probes_of, variants_of=lambda graph: ()):
+    graph = capture(model, torch.zeros(2, 2, 8, 8))
+    Watched.held = []
+    probes, variants = probes_of(graph), variants_of(graph)
+    runner = Watched(graph, probes, variants)
+    fold = SimpleNamespace(take=lambda *given: None)
+    (block,) = as_blocks(images(4), 4)
+    with torch.no_grad():
+        runner.run_block(block.images, block, 0, fold)
+    assert runner.env == {}
+    return max(Watched.held)
+
+
+def test_values_are_freed_as_soon_as_nobody_needs_them():
+    def everywhere(graph):
+        return [Probe(ActivityTally, site, ("response",)) for site in graph.sites if site.op == "conv"]
+
+    assert held_by(chain(12), everywhere) <= 3
+    assert held_by(chain(12), everywhere) == held_by(chain(4), everywhere)
+
+
+def test_a_variant_keeps_what_its_own_part_needs_and_no_more():
+    def last(graph):
+        return [Probe(Keep, graph.sites[-1], ("output",), variant="v")]
+
+    def late(graph):
+        return [Variant("v", graph.sites[-2].taps["output"].node, zero)]
+
+    assert held_by(chain(12), last, late) == held_by(chain(4), last, late) <= 6
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_nan_in_one_image_is_an_error_at_the_sites_that_it_reaches(net):
+    x = images(60)
+    x[17, 0, 3, 3] = torch.nan
+    report = audited(net, (x, torch.arange(60) % 4))
+    told = {verdict.metric: verdict.detail for verdict in report.verdicts if verdict.outcome != "not_applicable"}
+    assert told == {rule["metric"].partition(".")[0]: "1 of 60 images give NaN or Inf here." for rule in RULES}
+    assert {verdict.outcome for verdict in report.verdicts} == {"error", "not_applicable"}
+    assert report.exit_code == 2
+
+
+def test_a_nan_that_arises_in_the_middle_is_an_error_only_from_there_on():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            x = self.one(x).relu()
+            return self.two(x + torch.log(x.amax((1, 2, 3), keepdim=True) - 2)).relu().mean((2, 3))
+
+    torch.manual_seed(0)
+    x = images(60)
+    x[5] = 0
+    report = cnnaudit.audit(
+        {"cnnaudit": 1, "rules": [{"metric": "activity.dormant", "max": 9}]}, model=Broken(), data=x
+    )
+    found = {verdict.site: verdict for verdict in report.verdicts}
+    assert found["one"].outcome != "error"
+    assert found["two"].outcome == "error"
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_an_infinity_counts_like_a_nan(net, graph, value):
+    x = images(20)
+    x[3] = value
+    probe = Probe(ActivityTally, graph.site("#conv.0"), ("output",))
+    assert swept(graph, [probe], x)[probe].nonfinite == 1
+
+
+def test_a_model_that_draws_random_numbers_is_an_error():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            return F.dropout(self.conv(x), 0.5, training=True).mean((2, 3))
+
+    with pytest.raises(GraphError, match="computes something else than the model: their outputs differ by"):
+        cnnaudit.audit(
+            {"cnnaudit": 1, "rules": [{"metric": "activity.dormant", "max": 9}]}, model=Noisy(), data=images(40)
+        )
+
+
+def test_a_model_that_keeps_state_is_an_error():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.calls = nn.Conv2d(2, 3, 3), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.conv(x).mean((2, 3)) * self.calls
+
+    model = Counting()
+    model(images(2))
+    with pytest.raises(GraphError, match="keep state between calls"):
+        sweep(
+            capture(model, images(2)),
+            [],
+            as_blocks(images(16), 16),
+            groups=1,
+            size=16,
+            seed=0,
+            reference=nn.Sequential(model, nn.Identity(), Scale()),
+        )
+
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return 1.01 * x
+
+
+def test_rounding_is_no_difference(net, graph):
+    swept(graph, [], images(16), reference=lambda_module(lambda x: net(x) * (1 + 1e-5)))
+    with pytest.raises(GraphError):
+        swept(graph, [], images(16), reference=lambda_module(lambda x: net(x) * (1 + 1e-2)))
+
+
+def lambda_module(function):
+    class Lambda(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    return Lambda()
+
+
+@pytest.mark.parametrize(
+    "flatten", [nn.Flatten(), lambda_module(lambda x: x.view(x.shape[0], -1))], ids=["flatten", "view"]
+)
+def test_a_map_may_be_flattened_into_a_vector(flatten):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), flatten, nn.Linear(4 * 64, 3))
+    graph = capture(model, torch.zeros(2, 2, 8, 8))
+    output = Probe(Keep, head(graph), ("input", "output"))
+    found = swept(graph, [output], images(20), reference=model)[output]
+    close(found.all_of("input"), model[1](model[0](images(20))).flatten(1))
+    close(found.all_of("output"), model(images(20)))
