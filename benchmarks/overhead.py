@@ -50,8 +50,8 @@ def main() -> None:
     """Print one row a model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="torchvision models")
-    parser.add_argument("--images", type=int, default=64, help="images in a pass")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of taking turns")
+    parser.add_argument("--images", type=int, default=256, help="images in a pass")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of taking turns")
     parser.add_argument("--classes", type=int, default=1000, help="classes that the labels are drawn from")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args()

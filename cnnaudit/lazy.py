@@ -16,7 +16,9 @@ else:
 
     class _Torch:
         def __getattr__(self, name: str) -> Any:
-            return getattr(importlib.import_module("torch"), name)
+            value = getattr(importlib.import_module("torch"), name)
+            setattr(self, name, value)  # the next look-up costs nothing
+            return value
 
     torch = _Torch()
 

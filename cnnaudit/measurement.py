@@ -78,7 +78,6 @@ def measure(
     for number, ids in enumerate(torch.split(order, block)):
         taps = {tap: x[ids] for tap, x in zip(metric.taps, data, strict=True)}
         folding.take(probe, View(taps, ids, None if y is None else y[ids], seed), number)
-        folding.end_of_block()
     folding.finish()
     statistic = folding.statistics[probe]
     if statistic.nonfinite:

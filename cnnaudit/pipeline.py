@@ -147,6 +147,8 @@ def audit(
     Raises:
         CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
     """
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module")
     with _undisturbed(model):
         prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
         spec, plan = prepared.spec, prepared.plan

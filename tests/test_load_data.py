@@ -175,11 +175,12 @@ def test_integer_images_become_floats_and_doubles_stay_doubles():
     [
         torch.zeros(3, 1, 2, 2),
         np.zeros((3, 1, 2, 2)),
+        (torch.zeros(3, 1, 2, 2), None),
         [torch.zeros(3, 1, 2, 2)],
         [(torch.zeros(3, 1, 2, 2),)],
         iter([torch.zeros(1, 1, 2, 2)] * 3),
     ],
-    ids=["tensor", "array", "batches", "batches of one", "generator"],
+    ids=["tensor", "array", "pair", "batches", "batches of one", "generator"],
 )
 def test_images_need_no_labels(data):
     found = opened(data)
@@ -253,6 +254,13 @@ def test_the_digest_is_of_images_and_labels_in_the_order_of_the_audit():
     assert digest(seed=1) != digest()
     assert digest(limit=30) != digest()
     assert digest(size=16) == digest(size=8)
+
+
+def test_every_type_of_number_has_a_digest():
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        found = opened(torch.ones(3, 1, 2, 2, dtype=dtype))
+        everything(found)
+        assert len(found.facts["sha256"]) == 64
 
 
 # --- npz -----------------------------------------------------------------------------------------------------

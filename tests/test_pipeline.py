@@ -348,6 +348,19 @@ def test_without_model_or_data_the_error_says_so():
         cnnaudit.audit(rules, model=Net())
 
 
+@pytest.mark.parametrize("model", [Net, lambda x: x, "model.py:build"])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(LoadError, match=r"model: a [a-z]+ from Python, not a torch"):
+        audited(model=model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_numbers_are_audited_as_they_are(dtype):
+    x, y = images_and_labels()
+    report = audited(model=Net().to(dtype), data=(x.to(dtype), y))
+    assert "error" not in {verdict.outcome for verdict in report.verdicts}
+
+
 def test_mistakes_in_a_mapping_are_all_told():
     with pytest.raises(SpecError) as told:
         audited({"metric": "activity.dad", "max": 0}, {"metric": "class_information", "mix": 1})

@@ -14,7 +14,7 @@ from cnnaudit.errors import GraphError
 from cnnaudit.graph import capture
 from cnnaudit.load import Block
 from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic
-from cnnaudit.stream import CALIBRATION, Variant, _Runner, sweep
+from cnnaudit.stream import Variant, _Runner, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +23,9 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+CALIBRATING = ClassHistogram.calibrates
 
 
 class Keep(Statistic):
@@ -35,9 +38,9 @@ class Keep(Statistic):
     def read(self, view):
         return {tap: view.tensors[tap].clone() for tap in self.probe.taps}
 
-    def add(self, reading, group):
+    def add(self, reading, groups):
         self.__dict__.setdefault("blocks", []).append(reading)
-        self.__dict__.setdefault("block_groups", []).append(group)
+        self.__dict__.setdefault("block_groups", []).extend(groups)
 
     def all_of(self, tap):
         return torch.cat([reading[tap] for reading in self.blocks])
@@ -203,19 +206,30 @@ def test_a_block_belongs_to_the_group_of_its_number(graph):
     assert found.images.tolist() == [16, 8 + 5, 8, 8]
 
 
-@pytest.mark.parametrize("count", [40, CALIBRATION, CALIBRATION + 60])
+@pytest.mark.parametrize(("size", "groups"), [(4, 3), (4, 64), (2, 5), (16, 1)])
+def test_every_group_counts_its_own_blocks_however_many_are_folded_at_once(net, graph, size, groups):
+    probe = Probe(ActivityTally, graph.site("#conv.1"), ("response",))
+    x = images(83)
+    found = swept(graph, [probe], x, size=size, groups=groups)[probe]
+    fires = (by_hand(net, x)["first.response"] > 0).flatten(2).any(2).long()
+    group = torch.arange(83) // size % groups
+    assert found.images.tolist() == torch.bincount(group, minlength=groups).tolist()
+    assert torch.equal(found.tally["active"], torch.stack([fires[group == g].sum(0) for g in range(groups)]))
+
+
+@pytest.mark.parametrize("count", [40, CALIBRATING, CALIBRATING + 60])
 def test_grids_come_from_the_first_images_and_all_are_counted(net, graph, count):
     probe = Probe(ClassHistogram, graph.site("#conv.2"), ("response",), (("bins", 4),))
     labels = torch.arange(count) % 3
     found = swept(graph, [probe], images(count), labels=labels)[probe]
     response = by_hand(net, images(count))["second.output"].detach().mean((2, 3))
-    quartiles = np.quantile(response[:CALIBRATION], [0.25, 0.5, 0.75], axis=0, method="midpoint")
+    quartiles = np.quantile(response[:CALIBRATING], [0.25, 0.5, 0.75], axis=0, method="midpoint")
     spread = response.std(0).numpy()
     assert (abs(found.calibration["edges"].numpy() - quartiles.T) < 0.1 * spread[:, None]).all()
     assert found.counts.sum((1, 2)).tolist() == [count] * 6
     assert torch.equal(found.counts.sum(2)[0], torch.bincount(labels).int())
     first = found.counts.sum(1)
-    if count <= CALIBRATION:
+    if count <= CALIBRATING:
         assert (first - count / 4).abs().max() <= 1
 
 
@@ -299,6 +313,27 @@ def test_a_changed_input_of_a_block_reaches_its_skip_and_its_branch(net, graph):
     expected = by_hand(net, x, block_input=lambda value: value / 2)
     for tap in ("skip", "branch", "sum"):
         close(found.all_of(tap), expected[tap])
+
+
+@pytest.mark.parametrize("variant", ["", "half"])
+def test_an_output_is_read_beside_its_response(net, graph, variant):
+    x, conv = images(20), graph.site("#conv.1")
+    half = Variant("half", conv.taps["input"].node, lambda value: value / 2)
+    probe = Probe(Keep, conv, ("output", "response"), variant=variant)
+    found = swept(graph, [probe], x, variants=[half])[probe]
+    expected = by_hand(net, x, block_input=(lambda value: value / 2) if variant else None)
+    for tap in ("output", "response"):
+        close(found.all_of(tap), expected[f"first.{tap}"])
+
+
+def test_a_variant_that_changes_nothing_gives_the_base_run_to_itself_and_to_others(net, graph):
+    x = images(20)
+    nodes = [graph.site(path).taps[tap].node for path, tap in (("#conv.1", "output"), ("#add.0", "sum"))]
+    variants = [Variant(f"{node} {i}", node, lambda value: value) for node in nodes for i in range(2)]
+    probes = [Probe(Keep, head(graph), ("output",), variant=v.name) for v in variants]
+    found = swept(graph, [base := Probe(Keep, head(graph), ("output",)), *probes], x, variants=variants)
+    for probe in probes:
+        assert torch.equal(found[probe].all_of("output"), found[base].all_of("output")), probe.variant
 
 
 def test_two_variants_at_once_know_nothing_of_each_other(net, graph):

@@ -65,4 +65,5 @@ def _joined(held: list[Batch]) -> Batch:
 
 def _block(number: int, images: Tensor, labels: Tensor | None, ids: Iterator[int]) -> Block:
     chosen = torch.tensor([next(ids) for _ in range(len(images))], dtype=torch.int64)
-    return Block(number, images, labels, chosen)
+    # Labels wait for the grids of the first images; the loader may use its buffer again.
+    return Block(number, images, None if labels is None else labels.clone(), chosen)

@@ -63,7 +63,7 @@ class Images(ABC):
         for block in blocks(self._alike(batches), ids, size):
             for digest, tensor in zip(self._digests, (block.images, block.labels), strict=True):
                 if tensor is not None:
-                    digest.update(tensor.numpy(force=True).tobytes())
+                    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self._read += len(block.images)
             yield block
 
@@ -226,9 +226,11 @@ def _npz(source: Source) -> Images:
 
 
 def _from_python(data: Any, source: str) -> Images:
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(x, "shape") for x in data):
+    if isinstance(data, (tuple, list)) and len(data) == 2 and hasattr(data[0], "shape"):
         images, labels = data
-        if len(images.shape) >= 3 > len(labels.shape):
+        if labels is None:
+            return _Arrays(images, None, source)
+        if hasattr(labels, "shape") and len(images.shape) >= 3 > len(labels.shape):
             return _Arrays(images, labels, source)
     if isinstance(data, (torch.Tensor, np.ndarray)):
         return _Arrays(data, None, source)

@@ -74,7 +74,6 @@ def _images(need: Need) -> int:
                 "Kernels that respond far more strongly than the rest of their layer.",
                 "Look at the scale of their norm, and at the images for saturation.",
             ),
-            exact=True,
         ),
     },
     interval="dead: exact binomial; apoz, dormant: influence function over images",
@@ -98,8 +97,8 @@ def activity(
 
     Unit and range. ``dead`` 0 or 1 for each kernel; ``apoz`` a fraction in [0, 1]; ``dormant`` a ratio >= 0.
 
-    Estimator and bias. Whole maps of all images, so ``dead`` and ``apoz`` are unbiased; ``dormant`` is a ratio
-    of means, biased by O(1 / images).
+    Estimator and bias. ``dead`` and ``apoz`` read every position of every image and are unbiased; ``dormant`` is a
+    ratio of means, biased by O(1 / images), and reads 64 sampled positions of maps that have negative values.
 
     Interval. ``dead`` (population): exact binomial on the images that activate the kernel. ``apoz`` and
     ``dormant``: influence function over images, normal.

@@ -152,10 +152,8 @@ class Metric:
         whole = self.function(statistic.pooled(), site, **params)
         if all(isinstance(value, Uncertain) for value in whole.values()):
             return dict(whole)
-        groups = statistic.images.tolist()
-        occupied = [g for g, n in enumerate(groups) if n]
-        sizes = np.array([groups[g] for g in occupied], dtype=np.float64)
-        rest = [self.function(statistic.pooled(without=g), site, **params) for g in occupied if len(occupied) > 1]
+        sizes = np.array([n for n in statistic.images.tolist() if n], dtype=np.float64)
+        rest = [self.function(part, site, **params) for part in statistic.leave_one_out()] if len(sizes) > 1 else []
         return {
             name: Jackknife(numbers(value), np.array([numbers(part[name]) for part in rest]), sizes)
             for name, value in whole.items()

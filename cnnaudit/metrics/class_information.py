@@ -25,6 +25,8 @@ def _images(need: Need) -> int:
     return 5 * int(need.params["bins"]) * need.classes
 
 
+_CELLS = 2**22
+
 _LITTLE = (
     "Kernels that respond alike to all classes: by themselves they say next to nothing about the label.",
     "See activity.dead there first; else they are redundant, or matter only together with others: exempt a few of "
@@ -81,24 +83,14 @@ def class_information(
 
     Pitfalls. Gate: 5 * bins * classes images. A kernel can matter together with others and say nothing alone.
     """
-    counts = histogram.counts.double()
-    n = counts.sum((-2, -1)).clamp(min=1)
-    plugin = mutual_information(counts)
-    rows, columns = counts.sum(-1), counts.sum(-2)
-    error = torch.sqrt(_influence_variance(counts, rows, columns, n, plugin) / n)
-    if estimator == "plugin":
-        value = floor = plugin
-    else:
-        occupied = [(part > 0).sum(-1) for part in (counts.flatten(-2), rows, columns)]
-        value = (plugin - (occupied[0] - occupied[1] - occupied[2] + 1) / (2 * n * math.log(2))).clamp(min=0)
-        floor = plugin - expected_mutual_information(counts)
-    h_y = entropy(rows)
-    most = torch.minimum(h_y, torch.full_like(h_y, math.log2(counts.shape[-1])))
-    p_zero = numbers(_g_test(plugin, plugin - floor, rows, columns, n))
+    # A few kernels at a time: the tables of a whole layer can take gigabytes in double precision.
+    step = max(1, _CELLS // histogram.counts[0].numel())
+    parts = [_information(counts.double(), estimator) for counts in torch.split(histogram.counts, step)]
+    value, floor, error, h_y, most, p_zero = (torch.cat(column) for column in zip(*parts, strict=True))
 
     def shifted(scale: Tensor) -> Shifted:
         low, high, err = (numbers(x / scale) for x in (torch.minimum(floor, value), value, error))
-        return Shifted(high, err, limits=(0.0, np.inf), floor=low, p_zero=p_zero)
+        return Shifted(high, err, limits=(0.0, np.inf), floor=low, p_zero=numbers(p_zero))
 
     return {
         "information": shifted(torch.ones_like(h_y)),
@@ -106,6 +98,22 @@ def class_information(
         "uncertainty_coefficient": shifted(h_y),
         "normalised": shifted(most),
     }
+
+
+def _information(counts: Tensor, estimator: str) -> tuple[Tensor, ...]:
+    """Value, floor, standard error, H(Y), the most possible and the p-value of 0, each of shape (kernels,)."""
+    n = counts.sum((-2, -1)).clamp(min=1)
+    plugin = mutual_information(counts)
+    rows, columns = counts.sum(-1), counts.sum(-2)
+    error = torch.sqrt(_influence_variance(counts, rows, columns, n, plugin) / n)
+    value = floor = plugin
+    if estimator != "plugin":
+        occupied = [(part > 0).sum(-1) for part in (counts.flatten(-2), rows, columns)]
+        value = (plugin - (occupied[0] - occupied[1] - occupied[2] + 1) / (2 * n * math.log(2))).clamp(min=0)
+        floor = plugin - expected_mutual_information(counts)
+    h_y = entropy(rows)
+    most = torch.minimum(h_y, torch.full_like(h_y, math.log2(counts.shape[-1])))
+    return value, floor, error, h_y, most, _g_test(plugin, plugin - floor, rows, columns, n)
 
 
 def _influence_variance(counts: Tensor, rows: Tensor, columns: Tensor, n: Tensor, plugin: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.lazy import torch
 from cnnaudit.statistics.base import Probe, Statistic, View
-from cnnaudit.statistics.counting import by_parts, differing
+from cnnaudit.statistics.counting import differing
+from cnnaudit.statistics.sampling import gather, sample_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivityTally"]
 
+_SAMPLED = 64
+
 
 class ActivityTally(Statistic):
-    """Zeros, activity and strength of every kernel over whole maps.
+    """Zeros, activity and strength of every kernel.
 
-    Per image and kernel: the number z of positions at exactly zero, whether any position is not, and the mean
-    magnitude a; abar is the mean of a over the site's kernels.
+    Per image and kernel: the number z of positions at exactly zero and whether any position is not, over whole
+    maps; and the mean magnitude a, over whole maps where nothing is negative, else over 64 sampled positions; abar
+    is the mean of a over the site's kernels.
 
     Tally (per group): ``active`` and sums of z and z**2 (int64), sums of a, a**2 and a * abar (float64), all of
     shape (groups, kernels); sums of abar and abar**2 of shape (groups, 1).
     """
+
+    together = 16
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
@@ -34,19 +40,22 @@ class ActivityTally(Statistic):
         name = self.probe.taps[0]
         x = view.tensors[name]
         maps = x[..., None] if x.dim() == 2 else x
-        dims = tuple(range(2, maps.dim()))
-        nonnegative = self.probe.site.taps[name].nonnegative
-        strength = view.mean(name) if nonnegative else by_parts(lambda x: x.abs().mean(dims, dtype=torch.float32), maps)
-        return {"occupied": differing(maps, 0, dims), "strength": strength.double()}
+        occupied = differing(maps, 0, tuple(range(2, maps.dim())))
+        if self.probe.site.taps[name].nonnegative:
+            return {"occupied": occupied, "strength": view.mean(name)}
+        # The mean magnitude of a signed map would take two more passes over all of it.
+        sampled = sample_positions(view.images, self.probe.site.path, view.seed, self.positions, _SAMPLED)
+        return {"occupied": occupied, "strength": gather(maps, sampled).abs().mean(1, dtype=torch.float32)}
 
-    def add(self, reading: Reading, group: int) -> None:
-        occupied, a = reading["occupied"], reading["strength"]
+    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
+        occupied, a = reading["occupied"], reading["strength"].double()
         z = self.positions - occupied
         mean = a.mean(1, keepdim=True)
-        for name, amount in (("active", occupied > 0), ("zeros", z), ("zeros2", z * z)):
-            self._counter(name, a, (amount.shape[1],))[group].add_(amount.sum(0))
-        for name, amount in (("a", a), ("a2", a * a), ("a_mean", a * mean), ("mean", mean), ("mean2", mean * mean)):
-            self._counter(name, a, (amount.shape[1],), torch.float64)[group].add_(amount.sum(0))
+        for name, amounts in (
+            *(("active", (occupied > 0).long()), ("zeros", z), ("zeros2", z * z)),
+            *(("a", a), ("a2", a * a), ("a_mean", a * mean), ("mean", mean), ("mean2", mean * mean)),
+        ):
+            self._sum_up(name, amounts, groups)
 
     def total(self, name: str) -> Tensor:
         """Return one of the sums over all groups, float64."""

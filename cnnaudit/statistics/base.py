@@ -10,7 +10,7 @@ from cnnaudit.errors import EvidenceError
 from cnnaudit.lazy import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -94,7 +94,8 @@ class Statistic(ABC):
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
-    calibrates: ClassVar[bool] = False
+    calibrates: ClassVar[int] = 0  # images whose readings fix the grid
+    together: ClassVar[int] = 1  # blocks whose readings are small enough to wait and be folded at once
     sampled_kernels: ClassVar[bool] = False
     ungrouped: ClassVar[frozenset[str]] = frozenset()
 
@@ -117,19 +118,23 @@ class Statistic(ABC):
         """Fix grids from the readings of the first images."""
 
     @abstractmethod
-    def add(self, reading: Reading, group: int) -> None:
-        """Add a reading's images to the tally of a group, in place."""
+    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
+        """Add the rows of as many equal blocks as there are groups to the tally, each to its group, in place."""
 
-    def fold(self, reading: Reading, group: int) -> None:
-        """Fold one block of images into a group."""
+    def fold(self, reading: Reading, *groups: int) -> None:
+        """Fold blocks of images.
+
+        Args:
+            reading: What was read of them: the rows of one block after the other, equally many of each.
+            groups: The group of each block; different ones, at most ``together``.
+        """
         rows = next(iter(reading.values()))
-        self._counter("images", rows)[group].add_(len(rows))
-        nonfinite = self._counter("nonfinite", rows)[group]
+        self._sum_up("images", torch.ones(len(rows), dtype=torch.int64, device=rows.device), groups)
         # 0 times NaN or an infinity is NaN, 0 times anything else is 0.
         traces = [(x * 0).flatten(1).sum(1) for x in reading.values() if x.is_floating_point()]
-        if traces:
-            nonfinite.add_(sum(traces[1:], traces[0]).isnan().sum())
-        self.add(reading, group)
+        broken = sum(traces, torch.zeros(len(rows), device=rows.device)).isnan()
+        self._sum_up("nonfinite", broken.long(), groups)
+        self.add(reading, groups)
 
     def merge(self, other: Self) -> Self:
         """Return this statistic with another's images added to it; the other is left as it was.
@@ -151,15 +156,27 @@ class Statistic(ABC):
 
     def pooled(self, without: int | None = None) -> Self:
         """Return all groups as one, leaving one of them out if asked to."""
-        pooled = type(self)(self.probe, 1)
-        pooled.calibration = self.calibration
-        for name, tensor in self.tally.items():
-            if name in self.ungrouped:
-                pooled.tally[name] = tensor
-                continue
-            total = tensor.sum(0, keepdim=True, dtype=tensor.dtype)
-            pooled.tally[name] = total if without is None else total - tensor[without]
-        return pooled
+        sums = {n: x if n in self.ungrouped else x.sum(0, dtype=x.dtype)[None] for n, x in self.tally.items()}
+        pooled = self._as_one(sums)
+        return pooled if without is None else self._less(pooled, without)
+
+    def leave_one_out(self) -> Iterator[Self]:
+        """Yield all groups but one as one, for every group that holds images."""
+        pooled = self.pooled()
+        for group, images in enumerate(self.images.tolist()):
+            if images:
+                yield self._less(pooled, group)
+
+    def _less(self, pooled: Self, group: int) -> Self:
+        """Return the pooled statistic without one group."""
+        return self._as_one(
+            {n: x if n in self.ungrouped else x - self.tally[n][group] for n, x in pooled.tally.items()}
+        )
+
+    def _as_one(self, tally: dict[str, Tensor]) -> Self:
+        one = type(self)(self.probe, 1)
+        one.calibration, one.tally = self.calibration, tally
+        return one
 
     @property
     def images(self) -> Tensor:
@@ -196,6 +213,15 @@ class Statistic(ABC):
             full = shape if name in self.ungrouped else (self.groups, *shape)
             self.tally[name] = torch.zeros(full, dtype=dtype or torch.int64, device=like.device)
         return self.tally[name]
+
+    def _sum_up(self, name: str, amounts: Tensor, groups: tuple[int, ...]) -> None:
+        """Add amounts, one row for each image, to the tally of this name."""
+        tally = self._counter(name, amounts, tuple(amounts.shape[1:]), amounts.dtype)
+        sums = amounts.reshape(len(groups), -1, *amounts.shape[1:]).sum(1)
+        if len(groups) == 1:
+            tally[groups[0]].add_(sums[0])
+        else:
+            tally.index_add_(0, torch.tensor(groups, device=tally.device), sums)
 
     def _check(self, other: Self) -> None:
         mine, theirs = self.probe, other.probe

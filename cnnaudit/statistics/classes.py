@@ -27,7 +27,8 @@ class ClassHistogram(Statistic):
     """
 
     options: ClassVar[Mapping[str, Any]] = {"bins": 8}
-    calibrates = True
+    calibrates = 256
+    together = 16
     sampled_kernels = True
     ungrouped = frozenset({"counts"})
 
@@ -51,7 +52,7 @@ class ClassHistogram(Statistic):
         else:
             self.calibration["edges"] = integer_grid(sample.shape[1], bins).to(sample.device)
 
-    def add(self, reading: Reading, group: int) -> None:  # noqa: ARG002
+    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:  # noqa: ARG002
         response, labels = reading["response"], reading["labels"]
         bins = int(self.probe.option("bins"))
         kernels = response.shape[1]

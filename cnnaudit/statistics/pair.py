@@ -41,7 +41,8 @@ class PairMoments(Statistic):
         index = sample_positions(view.images, self.probe.site.path, view.seed, positions, wanted)
         return {"s": gather(s, index), "f": gather(f, index)}
 
-    def add(self, reading: Reading, group: int) -> None:
+    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
+        (group,) = groups
         s, f = (reading[name].flatten(0, 1).double() for name in ("s", "f"))
         mean_s, mean_f = s.mean(0), f.mean(0)
         s, f = s - mean_s, f - mean_f
@@ -56,20 +57,21 @@ class PairMoments(Statistic):
         return {name: a[name] + b[name] for name in ("images", "nonfinite")} | _combine(a, b)
 
     def pooled(self, without: int | None = None) -> Self:
-        keep = [g for g in range(self.groups) if g != without]
-        part = {name: tensor[keep] for name, tensor in self.tally.items()}
-        pooled = type(self)(self.probe, 1)
+        part = {name: x[[g for g in range(self.groups) if g != without]] for name, x in self.tally.items()}
         rows = part["rows"].sum(0)
-        pooled.tally = {"rows": rows[None]} | {n: part[n].sum(0, keepdim=True) for n in ("images", "nonfinite")}
+        tally = {"rows": rows[None]} | {n: part[n].sum(0, keepdim=True) for n in ("images", "nonfinite")}
         centred = {}
         for name in ("mean_s", "mean_f"):
             mean = (part["rows"] * part[name]).sum(0) / rows
             centred[name] = part[name] - mean
-            pooled.tally[name] = mean[None]
+            tally[name] = mean[None]
         for name, a, b in (("ss", "mean_s", "mean_s"), ("ff", "mean_f", "mean_f"), ("sf", "mean_s", "mean_f")):
             between = (part["rows"] * centred[a] * centred[b]).sum(0)
-            pooled.tally[name] = (part[name].sum(0) + between)[None]
-        return pooled
+            tally[name] = (part[name].sum(0) + between)[None]
+        return self._as_one(tally)
+
+    def _less(self, pooled: Self, group: int) -> Self:  # noqa: ARG002 - means are not taken out again without loss
+        return self.pooled(without=group)
 
 
 def _combine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ class WindowActivity(Statistic):
     """
 
     options: ClassVar[Mapping[str, Any]] = {"windows": 64}
+    together = 16
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
@@ -57,16 +58,16 @@ class WindowActivity(Statistic):
         # Counts hide what cannot be counted: NaN and infinities leave their trace in the third.
         return {"read": read.sum(1), "kept": kept.sum(1), "trace": (window * 0).flatten(1).sum(1, keepdim=True)}
 
-    def add(self, reading: Reading, group: int) -> None:
+    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
         read, kept = reading["read"], reading["kept"]
-        for name, amount in (
+        for name, amounts in (
             ("read", read),
             ("read2", read * read),
             ("kept", kept),
             ("kept2", kept * kept),
             ("kept_read", kept * read[:, None]),
         ):
-            self._counter(name, read, tuple(amount.shape[1:]))[group].add_(amount.sum(0))
+            self._sum_up(name, amounts, groups)
 
     def total(self, name: str) -> Tensor:
         """Return one of the sums over all groups, float64."""

@@ -40,7 +40,7 @@ class WindowHistogram(Statistic):
     """
 
     options: ClassVar[Mapping[str, Any]] = {"levels": None, "windows": 64}
-    calibrates = True
+    calibrates = 64
     sampled_kernels = True
 
     @classmethod
@@ -73,7 +73,8 @@ class WindowHistogram(Statistic):
             values = torch.arange(levels, dtype=torch.float64, device=sample.device)
             self.calibration |= {"edges": edge, "centres": values.expand(sample.shape[1], -1).contiguous()}
 
-    def add(self, reading: Reading, group: int) -> None:
+    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
+        (group,) = groups
         edge, centre = self.calibration["edges"], self.calibration["centres"]
         levels = edge.shape[1] + 1
         self._count("windows", quantise(reading["windows"], edge), levels, group)

@@ -29,7 +29,6 @@ from cnnaudit.stream import sweep
 
 EXACT = 1e-9
 SINGLE = 2e-6  # of statistics that average maps in float32
-CALIBRATION = 256  # images that grids are made from, rounded up to whole blocks
 CELLS = 4096
 
 FIELDS = {
@@ -67,8 +66,8 @@ class Tally:
         assert ours.shape == naively.shape, (what, ours.shape, naively.shape)
         assert (np.isnan(ours) == np.isnan(naively)).all(), (what, ours, naively)
         scale = np.broadcast_to(abs(naively) if scale is None else scale, naively.shape)
-        told = np.isfinite(naively) | np.isfinite(ours)
-        difference = abs(ours - naively)[told] / np.maximum(scale[told], 1e-12)
+        told = (ours != naively) & ~np.isnan(naively)
+        difference = abs(ours[told] - naively[told]) / np.maximum(scale[told], 1e-12)
         worst = difference.max(initial=0.0)
         assert worst <= tolerance, (what, worst, ours, naively)
         kind = what[0] if isinstance(what, tuple) else what
@@ -94,7 +93,7 @@ class Keep(Statistic):
     def read(self, view):
         return {tap: view.tensors[tap].clone() for tap in self.probe.taps}
 
-    def add(self, reading, group):
+    def add(self, reading, groups):
         for tap, x in reading.items():
             self.__dict__.setdefault("kept", defaultdict(list))[tap].append(x.numpy())
 
@@ -136,10 +135,9 @@ class Run:
     def tap(self, site, name) -> np.ndarray:
         return self.tape.sites[site].taps[name].x.numpy()
 
-    @property
-    def calibrating(self) -> int:
-        """Images that fix the grids."""
-        blocks = math.ceil(CALIBRATION / self.plan.block)
+    def calibrating(self, probe: Probe) -> int:
+        """Images that fix a grid: as many as the statistic says, in whole blocks."""
+        blocks = math.ceil(probe.statistic.calibrates / self.plan.block)
         return min(self.plan.images, blocks * self.plan.block)
 
 
@@ -269,7 +267,7 @@ def _activity(done, probe, statistic, group, groups, tally):
 def _classes(done, probe, statistic, group, groups, tally):
     response = naive.responses(done.tap(probe.site.path, probe.taps[0]))
     edges = statistic.calibration["edges"].numpy()
-    sample = response[: done.calibrating]
+    sample = response[: done.calibrating(probe)]
     what = ("ClassHistogram", probe.site.path)
     scale = abs(sample).max(0)[:, None] + 1e-6
     tally.numbers((*what, "edges"), edges, naive.grids(sample, probe.option("bins")), tolerance=SINGLE, scale=scale)
@@ -302,14 +300,13 @@ def _window_histogram(done, probe, statistic, group, groups, tally):
     x, seed, wanted = done.tap(path, "input"), done.plan.options["seed"], probe.option("windows")
     windows = naive.read_windows(x, done.ids, path, seed, seen.window, wanted)
     levels = _levels(seen.window, probe.option("levels"))
-    sample = windows[: done.calibrating].reshape(-1, windows.shape[-1])
+    sample = windows[: done.calibrating(probe)].reshape(-1, windows.shape[-1])
     edges, centres = statistic.calibration["edges"].numpy(), statistic.calibration["centres"].numpy()
     kernels = range(len(edges))
     what = ("WindowHistogram", path)
     scale = abs(sample).max(0)[:, None] + 1e-9
     tally.numbers((*what, "edges"), edges, naive.grids(sample, levels), tolerance=EXACT, scale=scale)
     means = np.stack([naive.level_means(sample[:, k], edges[k]) for k in kernels])
-    tally.numbers((*what, "centres"), centres, means, tolerance=EXACT, scale=scale)
     neighbours = naive.read_neighbours(x, done.ids, path, seed, seen.window, max(1, wanted // 4))
     if levels**2 ** len(seen.window.kernel) > CELLS:
         neighbours = None
@@ -327,11 +324,12 @@ def _window_histogram(done, probe, statistic, group, groups, tally):
         close = [c or p[1] for c, p in zip(close, pooled, strict=True)]
         codes[1] = np.stack([p[0] for p in pooled], -1)
     tally.close["WindowHistogram"] += sum(close)
+    sure = [k for k in kernels if not close[k]]
+    tally.numbers((*what, "centres"), centres[sure], means[sure], tolerance=EXACT, scale=scale[sure])
     for name, part in zip(("windows", "outputs", "inputs"), codes, strict=False):
-        for k in kernels:
-            if not close[k]:
-                counts = naive.joint(part[..., k], levels, group, groups)
-                tally.integers((*what, name), statistic.tally[name][:, k], counts)
+        for k in sure:
+            counts = naive.joint(part[..., k], levels, group, groups)
+            tally.integers((*what, name), statistic.tally[name][:, k], counts)
     outputs, inputs = (None, None) if neighbours is None else codes[1:]
     estimator = done.plan.options["estimator"]
     values = naive.entropy_loss(codes[0], outputs, inputs, seen.operator, edges, centres, levels, estimator)
