@@ -132,8 +132,10 @@ def pool_entropy_loss(
         raise ValueError("nothing was folded")
     edge, centre = counts.calibration["edges"], counts.calibration["centres"]
     whole = entropy(joint, estimator)
-    cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device).expand(len(joint), -1, -1)
-    results = {name: pooled_level(cells, name, edge, centre) for name in _OPERATORS}
+    cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device)[None]
+    # Only the average depends on the kernel: on what its levels stand for.
+    own = {"avg": cells.expand(len(joint), -1, -1)}
+    results = {name: pooled_level(own.get(name, cells), name, edge, centre) for name in _OPERATORS}
     kept = {name: entropy(_regrouped(joint, result, counts.levels), estimator) for name, result in results.items()}
     lost = {name: _difference(whole, h) for name, h in kept.items()}
     found = {
@@ -147,7 +149,7 @@ def pool_entropy_loss(
 def _regrouped(joint: Tensor, result: Tensor, levels: int) -> Tensor:
     """Counts of the result from the counts of the cells."""
     counts = torch.zeros(len(joint), levels, dtype=torch.float64, device=joint.device)
-    return counts.scatter_add(1, result, joint.double())
+    return counts.scatter_add(1, result.expand(len(joint), -1), joint.double())
 
 
 def _difference(whole: Tensor, kept: Tensor) -> Tensor:

@@ -100,9 +100,10 @@ def test_images_needed_before_a_population_verdict():
 
 
 def test_claims_about_the_data_set_have_no_error():
-    for name in ("apoz", "dormant"):
-        found = measure(f"activity.{name}", sparse(20), estimand="dataset")
-        assert found.lows == found.highs == found.units
+    found = measure("activity.apoz", sparse(20), estimand="dataset")
+    assert found.lows == found.highs == found.units
+    with pytest.raises(MetricError, match=r"activity\.dormant samples positions"):
+        measure("activity.dormant", sparse(20), estimand="dataset")
 
 
 def test_positive_rescaling_of_a_kernel_changes_neither_zeros_nor_death():
