@@ -190,10 +190,11 @@ class Jackknife(Uncertain):
         if groups < 2:
             return Normal(self.value, np.full_like(self.value, math.inf), 1)
         weight = (self.sizes.sum() / self.sizes)[:, None]
-        # Pseudo-values less the value: where every group agrees they are exactly 0, and so is the error.
-        pseudo = (weight - 1) * (self.value - self.replicates)
-        centre = (pseudo / weight).sum(axis=0)
-        variance = ((pseudo - centre) ** 2 / (weight - 1)).mean(axis=0)
+        with np.errstate(invalid="ignore"):  # what is infinite with or without a group has no error
+            # Pseudo-values less the value: where every group agrees they are exactly 0, and so is the error.
+            pseudo = (weight - 1) * (self.value - self.replicates)
+            centre = (pseudo / weight).sum(axis=0)
+            variance = ((pseudo - centre) ** 2 / (weight - 1)).mean(axis=0)
         return Normal(self.value, np.sqrt(variance), groups - 1)
 
     def interval(self, confidence: float) -> tuple[Array, Array]:

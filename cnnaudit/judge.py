@@ -241,8 +241,8 @@ def _verdict(
     needed = 0
     if decision.outcome is Outcome.UNDECIDED:
         needed = _images_needed(check.rule, evidence, decision, bound, facts["n_images"])
-    straddles = bool(low[shown] <= bound <= high[shown])
-    detail, advice = _words(check, evidence, decision, side=side, needed=needed, straddles=straddles)
+    ends = float(low[shown]), float(high[shown])
+    detail, advice = _words(check, evidence, decision, interval=ends, bound=(side, bound), needed=needed)
     return Verdict(
         **facts,
         outcome=decision.outcome,
@@ -308,12 +308,19 @@ def _images_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: 
 
 
 def _words(
-    check: Check, evidence: _Evidence, decision: _Decision, *, side: str, needed: int, straddles: bool
+    check: Check,
+    evidence: _Evidence,
+    decision: _Decision,
+    *,
+    interval: tuple[float, float],
+    bound: tuple[str, float],
+    needed: int,
 ) -> tuple[str, str]:
     """What the verdict means, and what to do next."""
+    low, high = interval
     field = check.metric.fields[check.rule.field]
     if decision.outcome is not Outcome.UNDECIDED:
-        said = field.low if side == "min" else field.high
+        said = field.low if bound[0] == "min" else field.high
         return said if decision.outcome is Outcome.FAIL else ("", "")
     if evidence.gate.images[decision.shown] > 0:
         instead = f", or {evidence.gate.instead}" if evidence.gate.instead else ""
@@ -323,6 +330,11 @@ def _words(
             "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",
             "See activity.dead there; exempt units that are meant to be silent with `share:`.",
         )
+    if not math.isfinite(low + high):
+        return (
+            "The interval does not exist: without some of these images nothing varies here.",
+            "See activity.dead there; audit more images, or exempt units that are nearly silent with `share:`.",
+        )
     if evidence.missing:
         read = len(evidence.kernels)
         return (
@@ -330,7 +342,7 @@ def _words(
             "Raise sampling.max_memory, narrow `at:`, or judge `reduce: mean`.",
         )
     means = "The interval contains the bound: these images do not tell on which side of it the truth lies."
-    if not straddles:
+    if not low <= bound[1] <= high:
         units = len(evidence.estimate.value)
         means = f"Alone this interval would clear the bound; the worst of {units} units could do so by chance."
     onwards = "The value lies on the bound, where no number of images decides: move the bound."

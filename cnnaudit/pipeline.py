@@ -102,12 +102,12 @@ def prepare(
         raise LoadError("a live model runs where it is: move it before the audit instead of giving a device")
     else:
         spec = replace(spec, model=None, weights=None)  # what they name is not what is audited
-    where = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    where, dtype = _home(model)
     if data is None and spec.data is None:
         raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
     images = open_images(spec.data if data is None else data, trust)
     sampling = spec.sampling
-    rest = (block.to(where) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
+    rest = (block.to(where, dtype) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
     first = next(rest)
     # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
     example = first.images[torch.arange(sampling.block) % len(first.images)]
@@ -190,6 +190,13 @@ def _undisturbed(model: nn.Module | None) -> Iterator[None]:
                     buffer.copy_(saved)
 
 
+def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and number type that a model's images need: those of its first floating parameter."""
+    held = itertools.chain(model.parameters(), model.buffers())
+    first = next((x for x in held if x.is_floating_point()), torch.empty(0))
+    return first.device, first.dtype
+
+
 def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
     try:
         return model.to(device)
@@ -242,6 +249,7 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "statistics_bytes": prepared.plan.bytes,
         "metrics": sorted({check.metric.id for check in prepared.plan.checks}),
         "device": str(prepared.device),
+        "dtype": str(_home(prepared.model)[1]).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
         "cnnaudit": __version__,

@@ -98,6 +98,8 @@ def filled(images: Tensor, size: int) -> Tensor:
 
 def _same(ours: Any, theirs: Any) -> None:
     for mine, other in zip(ModelGraph.output_tensors(ours), ModelGraph.output_tensors(theirs), strict=True):
+        if mine.shape != other.shape:
+            raise GraphError(f"the captured graph gives {tuple(mine.shape)}, the model {tuple(other.shape)}")
         scale = other.abs().max().clamp(min=1e-6) if other.numel() else 1.0
         worst = ((mine - other).abs().max() / scale).item() if other.numel() else 0.0
         if not worst < 1e-3 and bool(torch.isfinite(other).all()):
@@ -211,10 +213,13 @@ class _Runner(fx.Interpreter):
         for variant, suffix in self.variants:
             changed = self.by_name[variant.node]
             self.env = {**base, changed: variant.replace(base[changed])}
-            for node in (changed, *suffix):
-                if node is not changed:
-                    self.env[node] = self.run_node(node)
-                self._read(self.ripe[variant.name].get(node, ()), block, seed, fold)
+            ripe = dict(self.ripe[variant.name])
+            self._read(ripe.pop(changed, ()), block, seed, fold)
+            for node in suffix:
+                self.env[node] = self.run_node(node)
+                self._read(ripe.pop(node, ()), block, seed, fold)
+            for views in ripe.values():  # whose last tap the change does not reach
+                self._read(views, block, seed, fold)
         self.env = {}
         return output
 

@@ -81,13 +81,13 @@ def test_batches_of_any_size_become_blocks_of_one_size(batch, size):
 def test_blocks_may_have_no_labels():
     (found,) = blocks([(torch.zeros(3, 1, 2, 2), None), (torch.zeros(2, 1, 2, 2), None)], range(5), 8)
     assert found.labels is None
-    assert found.to(torch.device("cpu")).labels is None
+    assert found.to(torch.device("cpu"), torch.float32).labels is None
     assert len(found.images) == 5
 
 
 def test_a_block_moves_with_all_that_it_has():
     block = Block(3, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(2))
-    moved = block.to(torch.device("meta"))
+    moved = block.to(torch.device("meta"), torch.float16)
     assert moved.number == 3
     assert {moved.images.device.type, moved.labels.device.type, moved.ids.device.type} == {"meta"}
 

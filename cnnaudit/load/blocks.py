@@ -33,10 +33,10 @@ class Block:
     labels: Tensor | None
     ids: Tensor
 
-    def to(self, device: torch.device) -> Block:
-        """Return the block on a device."""
+    def to(self, device: torch.device, dtype: torch.dtype) -> Block:
+        """Return the block on a device, its images as numbers of this type."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Block(self.number, self.images.to(device), labels, self.ids.to(device))
+        return Block(self.number, self.images.to(device, dtype), labels, self.ids.to(device))
 
 
 def blocks(batches: Iterable[Batch], ids: Iterable[int], size: int) -> Iterator[Block]:

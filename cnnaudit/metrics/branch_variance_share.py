@@ -70,14 +70,16 @@ def branch_variance_share(
     """
     part = {name: moments.tally[name][0] for name in ("rows", "mean_s", "mean_f", "ss", "ff", "sf")}
     ss, ff, sf = part["ss"].sum(), part["ff"].sum(), part["sf"].sum()
-    total = ss + ff + 2 * sf
-    share = (ff + sf) / total
-    channel = (part["ff"] + part["sf"]) / (part["ss"] + part["ff"] + 2 * part["sf"])
     power_s = ss + part["rows"] * (part["mean_s"] ** 2).sum()
     power_f = ff + part["rows"] * (part["mean_f"] ** 2).sum()
+    # Rounding leaves a trace of variance in constants: a ten-billionth of their size is none.
+    total = torch.where(ss + ff + 2 * sf > 1e-20 * (power_s + power_f), ss + ff + 2 * sf, 0.0)
+    share = torch.where(total > 0, (ff + sf) / total, torch.nan)
+    skip_share = torch.where(total > 0, (ss + sf) / total, torch.nan)
+    channel = (part["ff"] + part["sf"]) / (part["ss"] + part["ff"] + 2 * part["sf"])
     return {
-        "share": share[None],
-        "skip_share": (ss + sf)[None] / total,
+        "share": share.reshape(1),
+        "skip_share": skip_share.reshape(1),
         "standardised": torch.nanmean(channel)[None],
         "ratio": torch.sqrt(power_f / power_s).reshape(1),
         "correlation": (sf / torch.sqrt(ss * ff))[None],

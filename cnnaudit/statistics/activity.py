@@ -34,7 +34,7 @@ class ActivityTally(Statistic):
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
-        return groups * len(probe.units) * 6 * 8
+        return groups * (len(probe.units) * 6 + 2) * 8
 
     def read(self, view: View) -> Reading:
         name = self.probe.taps[0]

@@ -108,7 +108,7 @@ class Statistic(ABC):
     @classmethod
     @abstractmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
-        """Return the bytes that the tally will take."""
+        """Return the bytes that the tally will take besides its two counters."""
 
     @abstractmethod
     def read(self, view: View) -> Reading:

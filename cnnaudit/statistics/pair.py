@@ -31,7 +31,7 @@ class PairMoments(Statistic):
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
-        return groups * probe.site.units * 5 * 8
+        return groups * (probe.site.units * 5 + 1) * 8
 
     def read(self, view: View) -> Reading:
         s, f = (view.tensors[tap] for tap in self.probe.taps)
