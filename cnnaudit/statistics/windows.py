@@ -31,8 +31,8 @@ class Windows:
     Attributes:
         spatial: Extent of the input map.
         kernel, stride, dilation: As the site says, one number for each spatial dimension.
-        first, count: First full window and number of full windows along each dimension.
         offset: Input position of the first full window's first entry.
+        count: Number of full windows along each dimension.
     """
 
     spatial: tuple[int, ...]
