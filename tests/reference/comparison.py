@@ -255,13 +255,15 @@ def _compare_tap(site, name, value: Value) -> None:
 
 def _activity(done, probe, statistic, group, groups, tally):
     x = done.tap(probe.site.path, probe.taps[0])
-    for name, amount in naive.activity(x, group, groups).items():
+    nonnegative = done.tape.sites[probe.site.path].taps[probe.taps[0]].nonnegative
+    a = naive.magnitude(x, nonnegative, done.ids, probe.site.path, done.plan.options["seed"])
+    for name, amount in naive.activity(x, a, group, groups).items():
         what = ("ActivityTally", probe.site.path, name)
         if amount.dtype.kind == "i":
             tally.integers(what, statistic.tally[name], amount)
         else:
             tally.numbers(what, statistic.tally[name], amount, tolerance=SINGLE)
-    return naive.activity_values(x), SINGLE
+    return naive.activity_values(x, a), SINGLE
 
 
 def _classes(done, probe, statistic, group, groups, tally):

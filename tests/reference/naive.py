@@ -157,11 +157,19 @@ def by_group(amount, group, groups):
     return total
 
 
-def activity(x, group, groups):
-    """ActivityTally."""
+def magnitude(x, nonnegative, ids, site, seed):
+    """Mean magnitude of each map: of all of it, or where it may be negative of 64 positions."""
+    flat = abs(x.reshape(*x.shape[:2], -1))
+    if nonnegative:
+        return flat.mean(2)
+    chosen = drawn(ids, site, seed, flat.shape[2], 64)
+    return np.array([image[:, at].mean(1) for image, at in zip(flat, chosen, strict=True)])
+
+
+def activity(x, a, group, groups):
+    """ActivityTally, given the mean magnitudes."""
     flat = x.reshape(*x.shape[:2], -1)
     z = (flat == 0).sum(2)
-    a = abs(flat).mean(2)
     mean = a.mean(1, keepdims=True)
     amounts = {
         "active": (flat != 0).any(2).astype(np.int64),
@@ -290,10 +298,10 @@ def pair(skip, branch, ids, group, groups, site, seed, wanted):
 # --- metrics -------------------------------------------------------------------------------------------
 
 
-def activity_values(x):
-    """activity: one value a kernel."""
+def activity_values(x, a):
+    """activity: one value a kernel, given the mean magnitudes."""
     flat = x.reshape(*x.shape[:2], -1)
-    strength = abs(flat).mean((0, 2))
+    strength = a.mean(0)
     with np.errstate(invalid="ignore"):
         dormant = strength / strength.mean()
     return {
