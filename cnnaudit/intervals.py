@@ -17,8 +17,6 @@ import numpy as np
 from scipy import special
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -59,6 +57,10 @@ class Uncertain(ABC):
         """Return the claim about the images that were read, which sampling cannot make wrong."""
         return Exact(self.value)
 
+    def deciding(self, bound: float) -> tuple[Uncertain, float]:
+        """Return the quantity whose interval shrinks with more images, and the bound that it must clear."""
+        return self, bound
+
 
 @dataclass(frozen=True)
 class Exact(Uncertain):
@@ -94,22 +96,36 @@ class Normal(Uncertain):
         error: Their standard errors, shape (m,).
         dof: Degrees of freedom of Student's t; infinite for the normal limit.
         limits: Range that the quantity cannot leave; intervals are cut there.
+        images: Where given, the value is a mean (or ratio of means) of so many images' values within the limits.
+            Images that all agree then leave a doubt: a share s of all images may differ with probability
+            (1 - s)^images of not being met, and move the mean by up to s times the range.
     """
 
     value: Array
     error: Array
     dof: float = math.inf
     limits: tuple[float, float] = (-math.inf, math.inf)
+    images: int = 0
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
         reach = _quantile((1 + confidence) / 2, self.dof) * self.error
+        if self.images:
+            unmet = (1 - ((1 - confidence) / 2) ** (1 / self.images)) * (self.limits[1] - self.limits[0])
+            reach = np.where(self.error == 0, unmet, reach)
         return np.clip(self.value - reach, *self.limits), np.clip(self.value + reach, *self.limits)
 
     def p_at_most(self, bound: float) -> Array:
-        return _tail(self.value - bound, self.error, self.dof)
+        return self._doubted(_tail(self.value - bound, self.error, self.dof), self.value - bound)
 
     def p_at_least(self, bound: float) -> Array:
-        return _tail(bound - self.value, self.error, self.dof)
+        return self._doubted(_tail(bound - self.value, self.error, self.dof), bound - self.value)
+
+    def _doubted(self, p: Array, distance: Array) -> Array:
+        """p-values that do not vanish where no image differs from the others."""
+        if not self.images:
+            return p
+        share = np.clip(distance / (self.limits[1] - self.limits[0]), 0, 1)
+        return np.where((self.error == 0) & (distance > 0), (1 - share) ** self.images, p)
 
     def p_below(self, bound: float) -> Array:
         sure = self._on(bound) | (bound <= self.limits[0])
@@ -126,7 +142,8 @@ class Normal(Uncertain):
 
     def mean(self) -> Normal:
         # Without the units' covariances only perfect correlation is safe: sd(mean) <= mean(sd).
-        return Normal(np.atleast_1d(self.value.mean()), np.atleast_1d(self.error.mean()), self.dof, self.limits)
+        mean = np.atleast_1d(self.value.mean())
+        return Normal(mean, np.atleast_1d(self.error.mean()), self.dof, self.limits, self.images)
 
 
 @dataclass(frozen=True)
@@ -282,6 +299,9 @@ class RareEvent(Uncertain):
     def on_dataset(self) -> Exact:
         return Exact((self.proportion.successes == 0).astype(float))
 
+    def deciding(self, bound: float) -> tuple[Uncertain, float]:  # noqa: ARG002
+        return self.proportion, self.rate
+
     def p_at_most(self, bound: float) -> Array:
         return self._p_one_of(zero=bound >= 0, one=bound >= 1)
 
@@ -348,11 +368,6 @@ class _RareShare(Uncertain):
 
     def mean(self) -> Uncertain:
         return self
-
-
-def stack(rows: Sequence[Array]) -> Array:
-    """Return rows of shape (m,) as one array of shape (rows, m)."""
-    return np.stack(list(rows)).astype(np.float64)
 
 
 def _quantile(p: float, dof: float) -> float:

@@ -156,17 +156,19 @@ def _check(check: Check, statistics: Mapping[Probe, Statistic], spec: Spec, *, s
 
 def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float) -> _Evidence:
     rule, site = check.rule, check.site
-    measured = check.metric.evaluate(statistic, site, rule.params)
+    told = check.metric.fields
+    measured = {
+        name: found.on_dataset() if (check.on_dataset if name == rule.field else told[name].dataset) else found
+        for name, found in check.metric.evaluate(statistic, site, rule.params).items()
+    }
     estimate = measured[rule.field]
     units = len(estimate.value)
     kernels = statistic.probe.units if len(statistic.probe.units) == units else tuple(range(units))
     missing = site.units - units if statistic.probe.kernels is not None else 0
     n = statistic.n_images
     gate = Gate(np.zeros(units, dtype=np.int64), "")
-    if check.on_dataset:
-        estimate = estimate.on_dataset()
-    else:
-        gate = check.metric.gate(statistic, site, rule.params) or gate
+    if not check.on_dataset:
+        gate = check.metric.gate(statistic, site, rule.field, rule.params) or gate
         fewest = check.images(classes, alpha)
         if fewest > n:
             gate = Gate(np.maximum(gate.images, fewest), f"this metric needs {fewest:,} here")
@@ -296,11 +298,12 @@ def _images_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: 
     shown = decision.shown
     if evidence.gate.images[shown] > 0:
         return int(evidence.gate.images.max())
-    value = evidence.estimate.value[shown]
     keeps = _margin(rule, evidence.estimate.value)[shown] >= 0
-    low, high = evidence.estimate.interval(1 - 2 * decision.alphas[0 if keeps else 1])
-    reach = value - low[shown] if value > bound else high[shown] - value
-    distance = abs(value - bound)
+    quantity, clear = evidence.estimate.deciding(bound)
+    value = quantity.value[shown]
+    low, high = quantity.interval(1 - 2 * decision.alphas[0 if keeps else 1])
+    reach = value - low[shown] if value > clear else high[shown] - value
+    distance = abs(value - clear)
     if evidence.missing or not distance or not math.isfinite(reach):
         return 0
     # 5 % on top, because the value will move a little.
@@ -328,12 +331,12 @@ def _words(
     if math.isnan(evidence.estimate.value[decision.shown]):
         return (
             "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",
-            "See activity.dead there; exempt units that are meant to be silent with `share:`.",
+            "See activity.dead there; exempt units that are meant to be silent: judge every unit with a `share:`.",
         )
     if not math.isfinite(low + high):
         return (
             "The interval does not exist: without some of these images nothing varies here.",
-            "See activity.dead there; audit more images, or exempt units that are nearly silent with `share:`.",
+            "See activity.dead there; audit more images, or exempt units that are nearly silent by a `share:`.",
         )
     if evidence.missing:
         read = len(evidence.kernels)

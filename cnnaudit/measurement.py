@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from cnnaudit.errors import MetricError
-from cnnaudit.metrics import Metric, registry
+from cnnaudit.metrics import Metric, registry, vocabulary
+from cnnaudit.plan import GROUPS
 from cnnaudit.result import Estimate
 from cnnaudit.site import Op, Site, Tap
 from cnnaudit.statistics import Probe, View
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-_GROUPS = 64
 _FACTS = ("kernel", "stride", "padding", "dilation", "op", "groups", "units")
 
 
@@ -69,10 +69,10 @@ def measure(
     why_not = metric.applies(site, field, params)
     if why_not:
         raise MetricError(f"{metric.name}.{field} does not apply: {why_not}")
-    y = _labels(metric, labels, len(data[0]))
+    y = _labels(metric, labels, data[0])
     probe = Probe(metric.reads, site, metric.taps, metric.options(params))
     count = len(data[0])
-    groups = max(1, min(_GROUPS, -(-count // block)))
+    groups = max(1, min(GROUPS, -(-count // block)))
     folding = Folding([probe], groups)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(data[0].device)
     for number, ids in enumerate(torch.split(order, block)):
@@ -106,13 +106,8 @@ def measure(
 
 
 def _find(name: str) -> tuple[Metric, str]:
-    stem, _, field = name.partition(".")
-    metric = registry().get(stem)
-    if metric is None:
-        raise MetricError(f"there is no metric {stem!r}; there are {', '.join(registry())}")
-    if field and field not in metric.fields:
-        raise MetricError(f"{stem} has no field {field!r}; it has {', '.join(metric.fields)}")
-    return metric, field or next(iter(metric.fields))
+    entry, field = vocabulary().find(name)
+    return registry()[entry.name], field
 
 
 def _check_options(confidence: float, estimand: str, block: int) -> None:
@@ -140,6 +135,8 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
     if op not in (*OPERATORS, "conv"):
         raise MetricError(f"op is one of {', '.join((*OPERATORS, 'conv'))}, not {op!r}")
     is_pool = op != "conv" and metric.at[0] is Op.POOL
+    if op == "conv" and Op.CONV not in metric.at:
+        raise MetricError(f"{metric.name} is not for convolutions: op is one of {', '.join(OPERATORS)}")
     spatial = tuple(data[0].shape[2:])
 
     def each(fact: str, default: Any) -> tuple[int, ...]:
@@ -154,6 +151,8 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
 
     kernel = each("kernel", 2) if metric.at[0] is Op.POOL else ()
     groups = int(facts.get("groups", 1))
+    if groups < 1 or data[0].shape[1] % groups:
+        raise MetricError(f"groups divide the {data[0].shape[1]} channels, {groups} do not")
     return Site(
         path="tensors",
         op=Op.CONV if op == "conv" else metric.at[0],
@@ -192,7 +191,8 @@ def _params(metric: Metric, data: list[Tensor], given: dict[str, Any], levels: i
         raise MetricError(f"{metric.name}: {where}: {problem['msg']}; it knows {known}") from error
 
 
-def _labels(metric: Metric, labels: Tensor | None, count: int) -> Tensor | None:
+def _labels(metric: Metric, labels: Tensor | None, data: Tensor) -> Tensor | None:
+    count = len(data)
     if not metric.labels:
         return None
     if labels is None:
@@ -200,4 +200,4 @@ def _labels(metric: Metric, labels: Tensor | None, count: int) -> Tensor | None:
     y = torch.as_tensor(labels)
     if y.is_floating_point() or y.shape != (count,) or (count and int(y.min()) < 0):
         raise MetricError(f"labels are {count} integers >= 0, one an image; got {y.dtype} of shape {tuple(y.shape)}")
-    return y.long()
+    return y.long().to(data.device)

@@ -108,7 +108,9 @@ def prepare(
     images = open_images(spec.data if data is None else data, trust)
     sampling = spec.sampling
     rest = (block.to(where, dtype) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
-    first = next(rest)
+    first = next(rest, None)
+    if first is None:
+        raise LoadError(f"data {images.source}: there are no images")
     # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
     example = first.images[torch.arange(sampling.block) % len(first.images)]
     graph = capture(model, example)
@@ -161,7 +163,7 @@ def audit(
             seed=spec.sampling.seed,
             reference=prepared.model,
         )
-    verdicts = decide(plan, statistics, spec, classes=prepared.classes)
+    verdicts = decide(plan, statistics, spec, classes=len(prepared.images.met))
     return Report(
         spec={"path": spec.name, "sha256": spec.sha256, "rules": [rule.id for rule in spec.rules]},
         model=_model_facts(prepared),

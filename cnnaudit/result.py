@@ -141,8 +141,9 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 passed, 1 a rule failed, 2 could not evaluate, 3 undecided where the spec says that fails."""
-        if not self.verdicts or any(v.outcome is Outcome.ERROR for v in self.verdicts):
-            return 2
+        outcomes = {v.outcome for v in self.verdicts}
+        if Outcome.ERROR in outcomes or outcomes <= {Outcome.NOT_APPLICABLE}:
+            return 2  # an audit that judged nothing has not passed
         binding = {v.outcome for v in self.verdicts if v.severity == "error"}
         if Outcome.FAIL in binding:
             return 1

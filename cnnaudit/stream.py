@@ -80,10 +80,11 @@ def sweep(
     with torch.no_grad():
         for block in blocks:
             images = filled(block.images, size)
-            output = runner.run_block(images, block, seed, fold)
+            # A network may write into its input, which is the caller's.
+            output = runner.run_block(images.clone() if runner.writes else images, block, seed, fold)
             if block.number == 0 and reference is not None:
                 with evaluating(reference):
-                    _same(output, reference(images))
+                    _same(output, reference(images.clone()))
     fold.finish()
     return fold.statistics
 
@@ -100,9 +101,12 @@ def _same(ours: Any, theirs: Any) -> None:
     for mine, other in zip(ModelGraph.output_tensors(ours), ModelGraph.output_tensors(theirs), strict=True):
         if mine.shape != other.shape:
             raise GraphError(f"the captured graph gives {tuple(mine.shape)}, the model {tuple(other.shape)}")
-        scale = other.abs().max().clamp(min=1e-6) if other.numel() else 1.0
-        worst = ((mine - other).abs().max() / scale).item() if other.numel() else 0.0
-        if not worst < 1e-3 and bool(torch.isfinite(other).all()):
+        finite = torch.isfinite(other)
+        agree = torch.equal(finite, torch.isfinite(mine))
+        known = other[finite]
+        scale = known.abs().max().clamp(min=1e-6) if known.numel() else 1.0
+        worst = float((mine[finite] - known).abs().max() / scale) if agree and known.numel() else 0.0
+        if not (agree and worst < 1e-3):
             raise GraphError(
                 f"the captured graph computes something else than the model: their outputs differ by {worst:.1e} of "
                 "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' "
@@ -190,6 +194,7 @@ class _Runner(fx.Interpreter):
         self.by_name = {node.name: node for node in graph.module.graph.nodes}
         self.constants = {node: self._constant(node) for node in self.order if node.op == "get_attr"}
         self.steps = [node for node in self.order if node not in self.constants]
+        self.writes = any(node.target is _ATEN.copy_.default for node in self.steps)
         self.ripe = {v: self._ripe(probes, v) for v in ("", *(variant.name for variant in variants))}
         self.variants = [(variant, self._suffix(variant)) for variant in variants]
         self.dying = self._last_uses()
@@ -238,7 +243,9 @@ class _Runner(fx.Interpreter):
         read = {n for taps, _ in self.ripe[""].get(node, ()) for n in taps.values()}
         for variant, _ in self.variants:
             read |= {self.by_name[variant.node], *self._tapped(variant.name)}
-        spare = source in self.dying[node] and source not in read and made.target in _FRESH
+        # A second user, such as a slice that lives on, would see what is overwritten.
+        alone = len(source.users) == 1 and source not in read
+        spare = alone and source in self.dying[node] and made.target in _FRESH
         return _IN_PLACE[target] if spare else target
 
     def _constant(self, node: fx.Node) -> Any:

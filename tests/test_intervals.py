@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cnnaudit.intervals import Binomial, Exact, Jackknife, Normal, RareEvent, Shifted, stack
+from cnnaudit.intervals import Binomial, Exact, Jackknife, Normal, RareEvent, Shifted
 
 NAN = math.nan
 finite = st.floats(-5, 5).map(lambda x: round(x, 3))
@@ -404,10 +404,6 @@ def test_on_dataset_is_the_value_without_doubt():
     assert isinstance(exact, Exact)
     assert exact.value[0] == 1
     assert exact.p_at_least(1.01).tolist() == [0, 1]
-
-
-def test_stack():
-    assert stack([array(1, 2), array(3, 4)]).tolist() == [[1, 2], [3, 4]]
 
 
 # --- do they keep what they promise? --------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_a_mean_is_not_a_share():
 
 
 def gated(*needed):
-    return lambda statistic, site, params: Gate(np.array(needed, dtype=np.int64), "too few windows")
+    return lambda statistic, site, field, params: Gate(np.array(needed, dtype=np.int64), "too few windows")
 
 
 def test_a_gated_unit_is_neither_passed_nor_failed():

@@ -173,8 +173,11 @@ def test_a_refused_module_is_not_imported(package):
     assert "made_up_pkg" not in sys.modules
 
 
-def test_model_zoos_need_no_leave(here):
-    assert factory("torchvision.models.resnet:resnet18").__name__ == "resnet18"
+def test_model_zoos_need_leave_too_where_they_are_named_as_code(here):
+    """They hold helpers that unpickle files and open addresses beside the networks."""
+    with pytest.raises(LoadError, match=r"--allow-import 'torchvision\.models\.resnet'"):
+        factory("torchvision.models.resnet:resnet18")
+    assert factory("torchvision.models.resnet:resnet18", ["torchvision.models.*"]).__name__ == "resnet18"
 
 
 def test_a_module_that_is_not_there(here):

@@ -152,7 +152,7 @@ P, F, U, N, E = Outcome.PASS, Outcome.FAIL, Outcome.UNDECIDED, Outcome.NOT_APPLI
     [
         ([P], 0),
         ([P, N], 0),
-        ([N], 0),  # a rule of a pack that was told to be skipped
+        ([N], 2),  # nothing was judged, though each rule was told to be skipped
         ([P, F], 1),
         ([U], 3),
         ([U, F], 1),

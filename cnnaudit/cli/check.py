@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cnnaudit.errors import LoadError
 from cnnaudit.report import formats, render
 
 if TYPE_CHECKING:
@@ -18,9 +19,11 @@ __all__ = ["command"]
 
 def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:  # noqa: ARG001
     targets = [(name, path) for name, _, path in (value.partition("=") for value in values)]
-    for name, _ in targets:
+    for name, path in targets:
         if name not in formats():
             raise click.BadParameter(f"there is no format {name!r}; there are {', '.join(formats())}")
+        if path and not Path(path).parent.is_dir():
+            raise click.BadParameter(f"there is no folder {Path(path).parent} to write {path} to")
     return targets
 
 
@@ -68,11 +71,14 @@ def command(
 
 
 def _write(report: Report, targets: list[tuple[str, str]]) -> None:
-    for name, path in targets:
-        text = render(report, name)
-        if path:
-            Path(path).write_text(text, encoding="utf-8")
-        else:
-            click.echo(text, nl=False)
     if all(path for _, path in targets):
         click.echo(render(report, "text"), nl=False)
+    for name, path in targets:
+        text = render(report, name)
+        if not path:
+            click.echo(text, nl=False)
+            continue
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise LoadError(f"the report cannot be written to {path}: {error.strerror}") from error

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from tabulate import tabulate
 
-from cnnaudit.errors import MetricError
-
 if TYPE_CHECKING:
     from cnnaudit.metrics import Metric
 
@@ -19,17 +17,15 @@ __all__ = ["command", "story"]
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
     """List all metrics, or tell the whole story of metric NAME."""
-    from cnnaudit.metrics import registry  # noqa: PLC0415 - pydantic is imported when it is needed, not for --help
+    from cnnaudit.metrics import registry, vocabulary  # noqa: PLC0415 - pydantic is imported when it is needed, not for --help
 
     if name is None:
         rows = [_row(metric) for metric in registry().values()]
         click.echo(tabulate(rows, headers=["metric.field", "unit", "at", "labels", "what it is"], tablefmt="simple"))
         click.echo("\n`cnnaudit explain NAME` tells the whole story of one of them.")
         return
-    stem = name.partition(".")[0]
-    if stem not in registry():
-        raise MetricError(f"there is no metric {stem!r}; there are {', '.join(registry())}")
-    click.echo(story(registry()[stem]))
+    entry, _ = vocabulary().find(name)
+    click.echo(story(registry()[entry.name]))
 
 
 def _row(metric: Metric) -> list[str]:

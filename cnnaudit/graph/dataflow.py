@@ -68,19 +68,12 @@ class Dataflow:
         name = ops.operator_name(node)
         return name in ops.CONVOLUTIONS or (name in ops.LINEARS and len(self.inputs(node)) == 1)
 
-    def is_ancestor(self, node: Node, of: Node) -> bool:
-        """Whether ``of`` is computed from ``node`` (or is it)."""
-        return bool(self._ancestors[of] & self._own_bit(node))
-
     def latest_common_ancestor(self, *nodes: Node) -> Node:
         """The last value from which all of ``nodes`` are computed; every value comes from the input."""
         common = self._ancestors[nodes[0]]
         for node in nodes[1:]:
             common &= self._ancestors[node]
         return self.nodes[common.bit_length() - 1]
-
-    def _own_bit(self, node: Node) -> int:
-        return 1 << (self._ancestors[node].bit_length() - 1)
 
     def weights_between(self, start: Node, end: Node) -> int:
         """Convolutions and linear layers on the longest path from ``start`` to ``end``."""

@@ -75,6 +75,7 @@ ACTIVATIONS = frozenset(
 )
 AFFINE = frozenset({"add", "sub", "mul", "div"})  # with a constant: what a frozen batch norm becomes
 MEMORY = frozenset({"alias", "clone", "contiguous", "detach", "dropout", "lift_fresh_copy", "to", "_to_copy"})
+PADS = frozenset({"constant_pad_nd", "pad"})
 TRANSPOSITIONS = frozenset({"permute", "transpose"})
 RESHAPES = frozenset(
     {"_unsafe_view", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view"},

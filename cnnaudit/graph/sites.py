@@ -78,7 +78,11 @@ def _site(
 def _convolution(flow: Dataflow, node: Node) -> Site | None:
     given = ops.arguments(node)
     window, groups = window_of(node), given["groups"]
-    source = given["input"]
+    if window is None or given["input"] not in flow:
+        return None
+    if len(ops.static_shape(given["input"])) != len(window.stride) + 1:
+        return None  # an image without a batch
+    source, padding = _unpadded(flow, given["input"], window.padding)
     inputs, outputs = ops.static_shape(source), ops.static_shape(node)
     if window is None or source not in flow or len(inputs) != len(window.stride) + 1:
         return None  # the last: an image without a batch
@@ -91,13 +95,27 @@ def _convolution(flow: Dataflow, node: Node) -> Site | None:
         axis=1,
         kernel=window.kernel,
         stride=window.stride,
-        padding=window.padding,
+        padding=padding,
         dilation=window.dilation,
         groups=groups,
         transposed=window.transposed,
         downsamples=not window.transposed and _shrinks(inputs, outputs, window.stride),
         rank=groups * min(inputs[0] // groups * math.prod(window.kernel), outputs[0] // groups),
     )
+
+
+def _unpadded(flow: Dataflow, source: Node, padding: tuple[int, ...]) -> tuple[Node, tuple[int, ...]]:
+    """The map before explicit constant padding, and the padding before its first position including that."""
+    while ops.operator_name(source) in ops.PADS and padding:
+        given = ops.arguments(source)
+        amounts, before, reach = given["pad"], given["self"], len(given["pad"]) // 2
+        constant = given.get("mode", "constant") == "constant"
+        if not constant or before not in flow or reach > len(padding) or min(amounts) < 0:
+            break
+        # Amounts are given in pairs from the last dimension on: before it, behind it.
+        first = (0,) * (len(padding) - reach) + tuple(amounts[0::2][::-1])
+        source, padding = before, tuple(a + b for a, b in zip(padding, first, strict=True))
+    return source, padding
 
 
 def _shrinks(inputs: Sequence[int], outputs: Sequence[int], stride: Sequence[int]) -> bool:
@@ -118,9 +136,10 @@ def _sliding_pool(flow: Dataflow, node: Node) -> Site | None:
     window, source = window_of(node), ops.arguments(node)["self"]
     if window is None or flow.axes[source] not in (1, None):
         return None  # it slides over channels: a local response normalization
-    inputs, outputs = ops.static_shape(source), ops.static_shape(node)
-    if window.kernel and len(inputs) != len(window.kernel) + 1:
+    if window.kernel and len(ops.static_shape(source)) != len(window.kernel) + 1:
         return None  # an image without a batch
+    source, padding = _unpadded(flow, source, window.padding)
+    inputs, outputs = ops.static_shape(source), ops.static_shape(node)
     covers = window.kernel and all(k >= i for k, i in zip(window.kernel, inputs[1:], strict=True))
     return _site(
         flow,
@@ -131,7 +150,7 @@ def _sliding_pool(flow: Dataflow, node: Node) -> Site | None:
         operator="avg" if "avg" in ops.operator_name(node) else "max",
         kernel=window.kernel,
         stride=window.stride,
-        padding=window.padding,
+        padding=padding,
         dilation=window.dilation,
         downsamples=math.prod(outputs[1:]) < math.prod(inputs[1:])
         and (not window.stride or _shrinks(inputs, outputs, window.stride)),

@@ -37,6 +37,7 @@ class Images(ABC):
         count: Number of images, None where only reading tells.
         classes: Number of classes, None where only reading tells.
         order: ``seeded`` for a random permutation, ``as given`` where the data decides.
+        met: Classes of the images read so far.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Images(ABC):
     def __init__(self) -> None:
         self._digests = hashlib.sha256(), hashlib.sha256()
         self._read = 0
+        self.met: set[int] = set()
 
     @abstractmethod
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
@@ -65,6 +67,7 @@ class Images(ABC):
                 if tensor is not None:
                     digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self._read += len(block.images)
+            self.met.update([] if block.labels is None else torch.unique(block.labels).tolist())
             yield block
 
     def _alike(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -228,6 +231,7 @@ def _npz(source: Source) -> Images:
 def _from_python(data: Any, source: str) -> Images:
     if isinstance(data, (tuple, list)) and len(data) == 2 and hasattr(data[0], "shape"):
         images, labels = data
+        labels = np.asarray(labels) if isinstance(labels, list) else labels
         if labels is None:
             return _Arrays(images, None, source)
         if hasattr(labels, "shape") and len(images.shape) >= 3 > len(labels.shape):

@@ -41,8 +41,16 @@ def load_model(source: Source, weights: Source | None, trust: Trust) -> nn.Modul
     return model
 
 
+# Arguments of the zoos' factories that open files or addresses.
+_OPENING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+
+
 def _build(source: Source, trust: Trust) -> nn.Module:
     options = dict(source.options)
+    if source.kind in ("torchvision", "timm") and (opening := sorted(_OPENING & set(options))):
+        raise LoadError(f"{source.written}: {', '.join(opening)} would open files; name the weights under `weights:`")
+    if source.kind == "timm" and source.target.startswith("local-dir:"):
+        raise LoadError(f"{source.written}: folders of models are not read; name the architecture and `weights:`")
     if source.kind in ("file_factory", "module_factory"):
         model = _called(trust.factory(source), options, source.written)
     elif source.kind == "torchvision":

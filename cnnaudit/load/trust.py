@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Trust"]
 
 _ENVIRONMENT = "CNNAUDIT_ALLOW_IMPORT"
-# Model zoos build networks from plain arguments and nothing else.
-_ZOOS = ("torchvision.models.*", "timm.models.*")
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,7 @@ class Trust:
             raise LoadError(f"{source.written}: importing it raised {type(error).__name__}: {error}") from error
 
     def _allows_module(self, name: str) -> bool:
-        globs = [g for g in self.globs if not _path_glob(g)] + list(_ZOOS)
-        return any(re.fullmatch(_module_regex(g), name) for g in globs)
+        return any(re.fullmatch(_module_regex(g), name) for g in self.globs if not _path_glob(g))
 
 
 def _refusal(written: str, wanted: str) -> str:

@@ -118,7 +118,7 @@ def activity(
     spread = second.clamp(min=0) / mean**2
     return {
         "dead": RareEvent(active, rate),
-        "apoz": Normal(numbers(share), _error(share_var, n), limits=(0.0, 1.0)),
+        "apoz": Normal(numbers(share), _error(share_var, n), limits=(0.0, 1.0), images=n),
         "dormant": Normal(numbers(score), _error(spread, n), limits=(0.0, np.inf)),
     }
 

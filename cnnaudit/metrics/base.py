@@ -93,7 +93,7 @@ class Metric:
         where: Which sites of those ops are meant at all.
         applies: ``(site, field, params)`` -> why the field has no meaning at a site of its kind; None where it has.
         images: Fewest images with which a verdict on the population is possible.
-        gate: What the counts themselves say about having enough.
+        gate: ``(statistic, site, field, params)`` -> what the counts themselves say about having enough.
     """
 
     function: Callable[..., Values]
@@ -108,7 +108,7 @@ class Metric:
     where: Callable[[Site], bool]
     applies: Callable[[Site, str, Mapping[str, Any]], str | None]
     images: Callable[[Need], int]
-    gate: Callable[[Statistic, Site, Mapping[str, Any]], Gate | None]
+    gate: Callable[[Any, Site, str, Mapping[str, Any]], Gate | None]
 
     @property
     def name(self) -> str:
@@ -173,7 +173,7 @@ def metric(
     where: Callable[[Site], bool] = lambda site: True,  # noqa: ARG005
     applies: Callable[[Site, str, Mapping[str, Any]], str | None] = lambda site, field, params: None,  # noqa: ARG005
     images: Callable[[Need], int] = lambda need: 1,  # noqa: ARG005
-    gate: Callable[[Any, Site, Mapping[str, Any]], Gate | None] = lambda statistic, site, params: None,  # noqa: ARG005
+    gate: Callable[[Any, Site, str, Mapping[str, Any]], Gate | None] = lambda statistic, site, field, params: None,  # noqa: ARG005
 ) -> Callable[[Callable[..., Values]], Metric]:
     """Make a function a metric; see :class:`Metric` for the parameters."""
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from pydantic import Field as Param
 from scipy import special
 
@@ -79,7 +78,7 @@ def class_information(
 
     Interval. Standard error from the influence function log2 p(r,y) / (p(r) p(y)) over images. The lower end
     stands on ``chance_adjusted``, the upper on ``information``, so neither correction decides by itself. A
-    bound of 0 is decided by a G test against independence with the chance mean, never by an interval.
+    bound of 0 (more information than none) is decided by a G test against independence with the chance mean.
 
     Pitfalls. Gate: 5 * bins * classes images. A kernel can matter together with others and say nothing alone.
     """
@@ -90,7 +89,8 @@ def class_information(
 
     def shifted(scale: Tensor) -> Shifted:
         low, high, err = (numbers(x / scale) for x in (torch.minimum(floor, value), value, error))
-        return Shifted(high, err, limits=(0.0, np.inf), floor=low, p_zero=numbers(p_zero))
+        limits = (0.0, float((most / scale).nan_to_num().max()))
+        return Shifted(high, err, limits=limits, floor=low, p_zero=numbers(p_zero))
 
     return {
         "information": shifted(torch.ones_like(h_y)),
@@ -113,7 +113,7 @@ def _information(counts: Tensor, estimator: str) -> tuple[Tensor, ...]:
         floor = plugin - expected_mutual_information(counts)
     h_y = entropy(rows)
     most = torch.minimum(h_y, torch.full_like(h_y, math.log2(counts.shape[-1])))
-    return value, floor, error, h_y, most, _g_test(plugin, plugin - floor, rows, columns, n)
+    return torch.minimum(value, most), floor, error, h_y, most, _g_test(plugin, plugin - floor, rows, columns, n)
 
 
 def _influence_variance(counts: Tensor, rows: Tensor, columns: Tensor, n: Tensor, plugin: Tensor) -> Tensor:

@@ -47,19 +47,23 @@ def _no_density(windows: Windows, levels: int) -> str | None:
     return None
 
 
-def _gate(counts: WindowHistogram, site: Site, params: Mapping[str, Any]) -> Gate | None:
+def _gate(counts: WindowHistogram, site: Site, field: str, params: Mapping[str, Any]) -> Gate | None:
     if params.get("estimator") == "plugin":
         return None
-    cells = counts.counts("windows")
-    if cells is None:
+    read = ("outputs", "inputs") if field == "density_ratio" else ("windows",)
+    short = [_shortage(cells) for name in read if (cells := counts.counts(name)) is not None]
+    if not short:
         return None
-    total = cells.sum(1).double()
-    wanted = 5 * (cells > 0).sum(1)
-    singletons = (cells == 1).sum(1) * 10
-    short = torch.maximum(wanted, singletons).double() / total.clamp(min=1)
-    needed = torch.where(short > 1, (short * counts.n_images).ceil(), 0.0)
+    most = torch.stack(short).amax(0)
+    needed = torch.where(most > 1, (most * counts.n_images).ceil(), 0.0)
     coarser = f"count more coarsely: params: {{levels: {counts.levels // 2}}}" if counts.levels > 3 else ""
     return Gate(np.asarray(needed.cpu(), dtype=np.int64), "too few windows for the cells that occur", coarser)
+
+
+def _shortage(cells: Tensor) -> Tensor:
+    """How many times more windows are needed: 5 for each occupied cell, and 10 for each that is alone in its cell."""
+    wanted = torch.maximum(5 * (cells > 0).sum(1), 10 * (cells == 1).sum(1))
+    return wanted.double() / cells.sum(1).clamp(min=1)
 
 
 _MUCH = (

@@ -89,7 +89,9 @@ def pool_information_dimension_loss(
     ratio = kept / read
     second = (kept2 - 2 * ratio * cross + ratio**2 * read2).clamp(min=0) / n
     error = second.sqrt() / (read / n) / np.sqrt(max(n - 1, 1)) if n > 1 else ratio * np.inf
-    losses = [Normal(numbers(1 - r), numbers(e), limits=(0.0, 1.0)) for r, e in zip(ratio, error, strict=True)]
+    losses = [
+        Normal(numbers(1 - r), numbers(e), limits=(0.0, 1.0), images=n) for r, e in zip(ratio, error, strict=True)
+    ]
     if site.op is not Op.POOL:
         return {"loss": losses[0]}
     by_operator = dict(zip(OPERATORS, losses, strict=True))

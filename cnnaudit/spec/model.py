@@ -198,8 +198,8 @@ class File(_Written):
     cnnaudit: Literal[1] = Field(description="Version of this file's schema.", examples=[1])
     model: _Source | None = Field(
         default=None,
-        description="The model: model.py:build, package.module:build, torchvision:NAME, timm:NAME or "
-        "FILE.pt2. Paths are relative to this file.",
+        description="The model: model.py:build, package.module:build, torchvision:NAME or timm:NAME. "
+        "Paths are relative to this file.",
         examples=["model.py:build", {"load": "model.py:build", "kwargs": {"channels": 16}}],
     )
     weights: str | None = Field(
@@ -209,7 +209,7 @@ class File(_Written):
     )
     data: _Source | None = Field(
         default=None,
-        description="The images: .npz, .npy, a folder, data.py:build, package.module:build or synthetic.",
+        description="The images: an .npz with `images` and `labels`, data.py:build or package.module:build.",
         examples=["digits.npz"],
     )
     undecided: Undecided = Field(

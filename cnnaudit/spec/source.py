@@ -51,9 +51,9 @@ _ROLES: Mapping[Role, frozenset[Kind]] = {
     "data": _CODE | {"npz", "npy", "folder", "synthetic"},
 }
 _FORMS: Mapping[Role, str] = {
-    "model": "model.py:build, package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2",
+    "model": "model.py:build, package.module:build, torchvision:resnet18 or timm:resnet50",
     "weights": "weights.safetensors or a state dict in .pt, .pth, .bin or .ckpt",
-    "data": "images.npz, images.npy, images/ (a folder), data.py:build, package.module:build or synthetic",
+    "data": "images.npz, data.py:build or package.module:build",
 }
 
 

@@ -86,7 +86,7 @@ class Windows:
             Shape (n, min(wanted, total), entries, units).
         """
         if self.kernel == self.spatial:
-            return x.flatten(2).transpose(1, 2)[:, None]
+            return x.flatten(2).transpose(1, 2)[:, None].clone()  # a reading outlives the map
         chosen = sample_positions(images, site, seed, self.total, wanted)
         start = self._start(chosen, self.count, x.device)
         return self._gather(x, start, self._offsets(self.kernel, self.dilation, x.device))

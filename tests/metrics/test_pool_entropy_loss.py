@@ -319,7 +319,7 @@ def test_gate_asks_for_windows_in_proportion_to_the_cells_that_occur():
         histogram = WindowHistogram(probe, 1)
         histogram.calibrate([{"windows": torch.zeros(1, 1, 4, len(cells), dtype=torch.int64)}])
         histogram.tally = {"windows": torch.tensor([cells], dtype=torch.int32), "images": torch.tensor([images])}
-        return METRIC.gate(histogram, site, {"levels": 2, "estimator": "chao_shen"} | params)
+        return METRIC.gate(histogram, site, "relative", {"levels": 2, "estimator": "chao_shen"} | params)
 
     plenty, few, alone = [20] * 16, [3] * 16, [100] * 2 + [1] * 14
     assert gate([plenty], 40).images.tolist() == [0]

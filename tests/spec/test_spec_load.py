@@ -130,7 +130,7 @@ rules:
     assert problems(text) == [
         (
             "2:8: 'resnet18' does not name a model; did you mean 'torchvision:resnet18'? the forms are model.py:build, "
-            "package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2"
+            "package.module:build, torchvision:resnet18 or timm:resnet50"
         ),
         "4:29: unknown key 'minimum'; did you mean 'min'?",
         "5:14: activity has no field 'ded'; did you mean 'dead'? its fields are dead, apoz, dormant",
@@ -179,8 +179,8 @@ def test_mistakes_at_the_top(problems, text, message):
         (
             "data: {load: w.safetensors}",
             (
-                "4:14: 'w.safetensors' does not name data; the forms are images.npz, images.npy, images/ (a folder), "
-                "data.py:build, package.module:build or synthetic"
+                "4:14: 'w.safetensors' does not name data; the forms are images.npz, "
+                "data.py:build or package.module:build"
             ),
         ),
         ("weights: {load: a.pt}", "4:10: weights must be text, not a mapping"),

@@ -50,9 +50,9 @@ def test_options_are_read_only_and_a_source_is_hashable(tmp_path):
     assert source != resolve("model.py:build", base=tmp_path, role="model")
 
 
-MODEL = "the forms are model.py:build, package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2"
+MODEL = "the forms are model.py:build, package.module:build, torchvision:resnet18 or timm:resnet50"
 WEIGHTS = "the forms are weights.safetensors or a state dict in .pt, .pth, .bin or .ckpt"
-DATA = "the forms are images.npz, images.npy, images/ (a folder), data.py:build, package.module:build or synthetic"
+DATA = "the forms are images.npz, data.py:build or package.module:build"
 
 
 @pytest.mark.parametrize(
