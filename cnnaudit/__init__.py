@@ -13,6 +13,7 @@ from cnnaudit.version import __version__
 if TYPE_CHECKING:
     from cnnaudit.measurement import measure
     from cnnaudit.pipeline import audit
+    from cnnaudit.report import render
     from cnnaudit.result import Estimate, Outcome, Report, Verdict
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "audit",
     "measure",
+    "render",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "Verdict": "result",
     "audit": "pipeline",
     "measure": "measurement",
+    "render": "report",
 }
 
 

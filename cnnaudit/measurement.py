@@ -62,7 +62,7 @@ def measure(
     """
     metric, field = _find(name)
     _check_options(confidence, estimand, block)
-    data = [torch.as_tensor(t).detach() for t in tensors]
+    data = [_tensor(t) for t in tensors]
     levels = facts_and_params.get("levels")
     site = _site(metric, data, {k: facts_and_params.pop(k) for k in _FACTS if k in facts_and_params})
     params = _params(metric, data, facts_and_params, levels)
@@ -110,6 +110,16 @@ def _find(name: str) -> tuple[Metric, str]:
     return registry()[entry.name], field
 
 
+def _tensor(given: Any) -> Tensor:
+    try:
+        x = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MetricError(f"a {type(given).__name__} is no tensor: {str(error).splitlines()[0]}") from error
+    if x.is_complex() or x.dtype is torch.bool:
+        raise MetricError(f"tensors hold real numbers or levels, not {x.dtype}")
+    return x
+
+
 def _check_options(confidence: float, estimand: str, block: int) -> None:
     if not 0 < confidence < 1:
         raise MetricError(f"confidence lies between 0 and 1, not {confidence}")
@@ -129,8 +139,8 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
             raise MetricError(
                 f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
             )
-    if len({len(x) for x in data}) > 1:
-        raise MetricError(f"the tensors hold different numbers of images: {[len(x) for x in data]}")
+    if len({x.shape for x in data}) > 1:
+        raise MetricError(f"the tensors differ in shape: {', '.join(str(tuple(x.shape)) for x in data)}")
     op = facts.get("op", "max")
     if op not in (*OPERATORS, "conv"):
         raise MetricError(f"op is one of {', '.join((*OPERATORS, 'conv'))}, not {op!r}")

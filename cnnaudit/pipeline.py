@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from cnnaudit.errors import LoadError
@@ -31,13 +33,13 @@ from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from torch import nn
 
     from cnnaudit.graph import ModelGraph
 
 __all__ = ["Prepared", "audit", "prepare", "read_spec"]
+
+
+_SMALL = 2**18  # values of the largest map of a block
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def read_spec(spec: str | Path | Spec | Mapping[str, Any]) -> Spec:
     """
     if isinstance(spec, Spec):
         return spec
+    if not isinstance(spec, (Mapping, str, Path)):
+        raise LoadError(f"rules are a path, or a mapping {{cnnaudit: 1, rules: [...]}}; not a {type(spec).__name__}")
     if isinstance(spec, Mapping):
         return from_mapping(spec, vocabulary())
     return load_spec(spec, vocabulary())
@@ -151,24 +155,28 @@ def audit(
     """
     if model is not None and not isinstance(model, torch.nn.Module):
         raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module")
+    model = _unwrapped(model)
     with _undisturbed(model):
         prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
         spec, plan = prepared.spec, prepared.plan
-        statistics = sweep(
-            prepared.graph,
-            plan.probes,
-            _counted(prepared) if progress else prepared.blocks,
-            groups=plan.groups,
-            size=spec.sampling.block,
-            seed=spec.sampling.seed,
-            reference=prepared.model,
-        )
-    verdicts = decide(plan, statistics, spec, classes=len(prepared.images.met))
+        threads = _threads(prepared)
+        with _using(threads):
+            statistics = sweep(
+                prepared.graph,
+                plan.probes,
+                _counted(prepared) if progress else prepared.blocks,
+                groups=plan.groups,
+                size=spec.sampling.block,
+                seed=spec.sampling.seed,
+                reference=prepared.model,
+            )
+    with _using(1):
+        verdicts = decide(plan, statistics, spec, classes=len(prepared.images.met))
     return Report(
         spec={"path": spec.name, "sha256": spec.sha256, "rules": [rule.id for rule in spec.rules]},
         model=_model_facts(prepared),
         data=prepared.images.facts,
-        settings=_settings(prepared),
+        settings=_settings(prepared) | {"threads": threads},
         verdicts=verdicts,
         notes=_notes(prepared),
     )
@@ -190,6 +198,30 @@ def _undisturbed(model: nn.Module | None) -> Iterator[None]:
             for buffer, saved in buffers:
                 if not torch.equal(buffer, saved):
                     buffer.copy_(saved)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The network inside what compiles or spreads it: the same parameters, and names without a prefix."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod  # noqa: SLF001 - torch.compile's name
+    return model
+
+
+def _threads(prepared: Prepared) -> int:
+    """Threads for the pass: one where the maps are small, because threads that wait for each other cost more."""
+    sizes = [tap.positions * tap.shape[0] for site in prepared.graph.sites for tap in site.taps.values()]
+    small = max(sizes, default=0) * prepared.spec.sampling.block < _SMALL
+    return 1 if small else torch.get_num_threads()
+
+
+@contextmanager
+def _using(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -252,7 +284,6 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "metrics": sorted({check.metric.id for check in prepared.plan.checks}),
         "device": str(prepared.device),
         "dtype": str(_home(prepared.model)[1]).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
         "cnnaudit": __version__,
         "torch": torch.__version__,
@@ -262,6 +293,13 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
 
 def _notes(prepared: Prepared) -> tuple[str, ...]:
     notes = []
+    source = prepared.spec.model
+    if source is not None and prepared.spec.weights is None:
+        random = source.kind in ("torchvision", "timm") and not {"weights", "pretrained"} & set(source.options)
+        told = "with random weights" if random else "with the weights it was returned with"
+        notes.append(f"No `weights:`: {source.written} was audited {told}.")
+    if prepared.images.integers:
+        notes.append("The images are whole numbers and went in as float32 without scaling.")
     if prepared.images.order == "as given":
         notes.append("The data was read in the order it gave, not in a random one: intervals suppose that it is mixed.")
     sampled = [p for p in prepared.plan.probes if p.kernels is not None]

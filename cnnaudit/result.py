@@ -34,7 +34,7 @@ class Outcome(StrEnum):
 _GRAVITY = (Outcome.ERROR, Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS, Outcome.NOT_APPLICABLE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A measured number with its interval.
 
@@ -57,6 +57,11 @@ class Estimate:
     lows: tuple[float, ...]
     highs: tuple[float, ...]
     kernels: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        units = f"{len(self.units)} unit{'s' * (len(self.units) != 1)}"
+        interval = f"[{self.low:.4g}, {self.high:.4g}]"
+        return f"<Estimate {self.value:.4g} {interval} {self.unit}, {units}, {self.n_images} images>"
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Verdict:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """All verdicts of one audit with what is needed to read them years later.
 
@@ -132,6 +137,10 @@ class Report:
     settings: Mapping[str, Any]
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...] = dataclasses.field(default=())
+
+    def __repr__(self) -> str:
+        told = "passed" if self.passed else f"not passed, exit code {self.exit_code}"
+        return f"<Report of {len(self.spec.get('rules', ()))} rules at {len(self.verdicts)} sites: {told}>"
 
     def outcome(self, rule: str) -> Outcome:
         """Return what a rule came to over all its sites: the gravest outcome of any site."""

@@ -182,7 +182,7 @@ class TestErrors:
             (["check", "nowhere.yaml"], "File 'nowhere.yaml' does not exist"),
             (["check", SOUND, "--format", "pdf"], "there is no format 'pdf'; there are json, text"),
             (["chek", SOUND], "there is no command 'chek'; there are check, explain, schema, validate"),
-            (["explain", "entropy"], "there is no metric 'entropy'; there are activity, "),
+            (["explain", "entropy"], "no metric is called 'entropy'"),
         ],
     )
     def test_usage(self, argv, told, capsys):

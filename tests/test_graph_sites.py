@@ -501,8 +501,6 @@ CARRIERS = [
     (torch.abs, ((), True)),
     (lambda x: F.hardtanh(x).abs(), ((1.0,), True)),
     (lambda x: torch.maximum(F.relu(x), x), ((), True)),
-    (lambda x: F.pad(F.relu(x), (1, 1)), RELU),
-    (lambda x: F.pad(F.relu(x), (1, 1), value=-1.0), ((0.0,), False)),
     (lambda x: F.pad(F.relu(x), (1, 1, 1, 1), mode="reflect"), RELU),
     (lambda x: F.interpolate(F.relu6(x), scale_factor=2), ((0.0, 6.0), True)),
     (lambda x: F.interpolate(F.relu6(x), scale_factor=2, mode="bilinear"), RELU),
@@ -858,3 +856,22 @@ def test_what_only_steers_a_gate_is_marked():
         "#mul.0": False,
         "pool": False,
     }
+
+
+def test_explicit_constant_padding_belongs_to_what_follows():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2)
+            self.pool = nn.MaxPool2d(3, 2, padding=1)
+
+        def forward(self, x):
+            x = F.pad(F.pad(x, (0, 1)), (0, 0, 2, 3))
+            x = self.conv(x)
+            x = self.pool(F.pad(x, (1, 0, 0, 1), value=-math.inf))
+            return self.pool(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+    sites = {site.path: site for site in capture(Padded(), torch.rand(2, 3, 16, 16)).sites}
+    assert (sites["conv"].padding, sites["conv"].taps["input"].shape) == ((2, 0), (3, 16, 16))
+    assert (sites["pool"].padding, sites["pool"].taps["input"].shape) == ((1, 2), (4, 10, 8))
+    assert (sites["pool@1"].padding, sites["pool@1"].taps["input"].shape) == ((1, 1), (4, 8, 7))

@@ -189,7 +189,7 @@ class TestReports:
 
     def test_a_report_that_cannot_be_written_is_refused_before_anything_is_read(self, capsys):
         assert main(["check", "README.md", "--format", "json=nowhere/report.json"]) == 2
-        assert "there is no folder nowhere to write nowhere/report.json to" in capsys.readouterr().err
+        assert "nowhere/report.json cannot be written" in capsys.readouterr().err
 
 
 class TestTrust:

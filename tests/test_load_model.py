@@ -196,3 +196,12 @@ def test_a_pickled_module_is_refused_with_the_way_to_save_it(here):
     torch.save(nn.Conv2d(1, 4, 3), "weights.pt")
     with pytest.raises(LoadError, match=r"save it with torch.save\(model.state_dict\(\), ...\) or as safetensors"):
         opened(weights="weights.pt")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_a_wrappers_name_before_every_key_is_taken_off(tmp_path, prefix):
+    from cnnaudit.load.model import _fill
+
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    _fill(model, {prefix + key: tensor for key, tensor in other.state_dict().items()}, "w.pt")
+    assert torch.equal(model.weight, other.weight)

@@ -25,7 +25,7 @@ def describe(prepared: Prepared) -> str:
     covered = sum(any(c.site is site for c in plan.checks) for site in prepared.graph.sites)
     count = prepared.images.count
     images = "an unknown number of images" if count is None else f"{count:,} images"
-    columns = ["site", "op", "units", "map", "kernel", "stride", "field", "taps", "KiB", "rules"]
+    columns = ["site", "op", "units", "map", "kernel", "stride", "sees", "taps", "KiB", "rules"]
     parts = [
         tabulate(sites, headers=columns, disable_numparse=True),
         tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", "images needed"], disable_numparse=True),

@@ -22,8 +22,10 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     for name, path in targets:
         if name not in formats():
             raise click.BadParameter(f"there is no format {name!r}; there are {', '.join(formats())}")
-        if path and not Path(path).parent.is_dir():
-            raise click.BadParameter(f"there is no folder {Path(path).parent} to write {path} to")
+        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise click.BadParameter(f"{path} cannot be written: there is no such folder, or it is one itself")
+    if sum(not path for _, path in targets) > 1:
+        raise click.BadParameter("only one format can go to stdout: give the others a path")
     return targets
 
 

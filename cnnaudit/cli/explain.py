@@ -39,7 +39,8 @@ def _row(metric: Metric) -> list[str]:
 def story(metric: Metric) -> str:
     """Return everything there is to say about a metric."""
     rows = [[name, field.unit, field.better, field.summary] for name, field in metric.fields.items()]
-    params = [[name, str(info.default), _type(info.annotation)] for name, info in metric.params.model_fields.items()]
+    properties = metric.params.model_json_schema()["properties"]
+    params = [[name, _default(shape), _type(shape)] for name, shape in properties.items()]
     parts = [
         f"{metric.name} (version {metric.version})",
         metric.doc,
@@ -52,5 +53,16 @@ def story(metric: Metric) -> str:
     return "\n\n".join(parts)
 
 
-def _type(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+def _default(shape: dict[str, Any]) -> str:
+    return "chosen for the site" if shape.get("default") is None else str(shape["default"])
+
+
+def _type(shape: dict[str, Any]) -> str:
+    """A JSON Schema in words."""
+    if "anyOf" in shape:
+        return " or ".join(_type(part) for part in shape["anyOf"] if part.get("type") != "null")
+    if "enum" in shape:
+        return " or ".join(map(str, shape["enum"]))
+    limits = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+    told = [f"{sign} {shape[key]:g}" for key, sign in limits if key in shape]
+    return " ".join([str(shape.get("type", "value")), ", ".join(told)]).rstrip()

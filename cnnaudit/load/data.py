@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cnnaudit.errors import LoadError
 from cnnaudit.load.blocks import Batch, Block, blocks
+from cnnaudit.spec.source import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class Images(ABC):
         classes: Number of classes, None where only reading tells.
         order: ``seeded`` for a random permutation, ``as given`` where the data decides.
         met: Classes of the images read so far.
+        integers: True where the images come as whole numbers.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Images(ABC):
         self._digests = hashlib.sha256(), hashlib.sha256()
         self._read = 0
         self.met: set[int] = set()
+        self.integers = False
 
     @abstractmethod
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
@@ -81,6 +84,11 @@ class Images(ABC):
             if found[1] != first[1]:
                 raise LoadError(f"{self.source}: some batches have labels and some have none")
             yield images, labels
+
+    def _tensor(self, images: Any, place: str, *, single: bool = False) -> Tensor:
+        x = _tensor(images, place, single=single)
+        self.integers = self.integers or not x.is_floating_point()
+        return x if x.is_floating_point() else x.to(torch.float32)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -116,7 +124,7 @@ class _Arrays(Images):
             for i in range(0, len(order), _CHUNK):
                 index = order[i : i + _CHUNK]
                 chosen = self.images[index if isinstance(self.images, torch.Tensor) else index.numpy()]
-                yield _tensor(chosen, self.source), None if self.labels is None else self.labels[index]
+                yield self._tensor(chosen, self.source), None if self.labels is None else self.labels[index]
 
         return read(), order.tolist()
 
@@ -139,7 +147,9 @@ class _Samples(Images):
         with _reading(place):
             sample = self.dataset[index]
         image, label = _split(sample, place)
-        return _tensor(image, place, single=True)[None], None if label is None else _labels(label, place, single=True)
+        return self._tensor(image, place, single=True)[None], None if label is None else _labels(
+            label, place, single=True
+        )
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit].tolist()
@@ -169,7 +179,7 @@ class _Stream(Images):
             left = limit
             for place, batch in self._rest:
                 images, labels = _split(batch, place)
-                x = _tensor(images, place)[:left]
+                x = self._tensor(images, place)[:left]
                 y = None if labels is None else _labels(labels, place)[:left]
                 if y is not None and len(x) != len(y):
                     raise LoadError(f"{place}: {len(x)} images but {len(y)} labels")
@@ -186,13 +196,15 @@ def open_images(data: Source | Any, trust: Trust) -> Images:
     """Open the images that a source names, or that Python gives.
 
     Args:
-        data: A source; or a ``(images, labels)`` pair of arrays; a map-style dataset of ``(image, label)``; an
+        data: A source or its text; a ``(images, labels)`` pair of arrays; a map-style dataset of ``(image, label)``; an
             iterable of batches ``(images, labels)`` or ``images``, such as a DataLoader.
         trust: What may be imported.
 
     Raises:
         LoadError: there is nothing there that can be read as images.
     """
+    if isinstance(data, (str, Path)):
+        data = resolve(str(data), base=Path.cwd(), role="data")
     kind = getattr(data, "kind", None)
     if kind == "npz":
         return _npz(data)
@@ -289,7 +301,7 @@ def _tensor(images: Any, place: str, *, single: bool = False) -> Tensor:
         raise LoadError(f"{place}: {type(images).__name__} is not an array of images ({error})") from error
     if x.dim() < (2 if single else 3):
         raise LoadError(f"{place}: images have shape {tuple(x.shape)}; expected (images, channels, *size)")
-    return x if x.is_floating_point() else x.to(torch.float32)
+    return x
 
 
 def _labels(labels: Any, place: str, *, single: bool = False) -> Tensor:

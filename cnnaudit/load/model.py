@@ -111,12 +111,20 @@ def _state(source: Source) -> dict[str, Tensor]:
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise LoadError(f"weights {source.written}: a {type(loaded).__name__}, not a state dict of tensors")
+        held = f" with the keys {', '.join(map(str, loaded))[:200]}" if isinstance(loaded, dict) else ""
+        raise LoadError(
+            f"weights {source.written}: a {type(loaded).__name__}{held}, not a state dict of tensors; save the part "
+            "that is one with torch.save(model.state_dict(), ...)"
+        )
     return loaded
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], written: str) -> None:
     wanted = model.state_dict()
+    # Wrappers such as DataParallel and Lightning modules put their attribute's name before every key.
+    inner = {key.partition(".")[2]: tensor for key, tensor in state.items()}
+    if len({key.partition(".")[0] for key in state}) == 1 and set(inner) & set(wanted) and not set(state) & set(wanted):
+        state = inner
     missing = [k for k in wanted if k not in state]
     unexpected = [k for k in state if k not in wanted]
     shapes = [

@@ -112,6 +112,7 @@ def _information(counts: Tensor, estimator: str) -> tuple[Tensor, ...]:
         value = (plugin - (occupied[0] - occupied[1] - occupied[2] + 1) / (2 * n * math.log(2))).clamp(min=0)
         floor = plugin - expected_mutual_information(counts)
     h_y = entropy(rows)
+    value = torch.where(h_y > 0, value, torch.nan)  # of one class nothing can be known
     most = torch.minimum(h_y, torch.full_like(h_y, math.log2(counts.shape[-1])))
     return torch.minimum(value, most), floor, error, h_y, most, _g_test(plugin, plugin - floor, rows, columns, n)
 

@@ -35,7 +35,8 @@ def render(report: Report) -> str:
             found = [v for v in report.verdicts if v.rule == rule and v.outcome is outcome]
             if found:
                 parts.append(block(sorted(found, key=_margin), report))
-    parts += [_table(report), *(_wrapped("note  ", note) for note in report.notes), _last_line(report)]
+    parts += [_table(report), *_not_applicable(report), *(_wrapped("note  ", note) for note in report.notes)]
+    parts.append(_last_line(report))
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,6 +154,23 @@ def _row(report: Report, rule: str) -> Sequence[str]:
     interval = f"[{number(worst.low)}, {number(worst.high)}]"
     bound = f"{worst.side} {number(worst.bound)}"
     return [outcome.upper(), rule, shown, worst.site, number(worst.value), interval, bound]
+
+
+def _not_applicable(report: Report) -> Iterator[str]:
+    """For each reason why a rule was not judged somewhere, one line."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for verdict in report.verdicts:
+        if verdict.outcome is Outcome.NOT_APPLICABLE and verdict.site:
+            reasons.setdefault((verdict.rule, verdict.detail), []).append(verdict.site)
+    if reasons:
+        yield "\n".join(
+            _wrapped("n/a   ", f"{rule} at {sites[0]}{_more(sites)}: {detail.removeprefix('Not measured: ')}")
+            for (rule, detail), sites in reasons.items()
+        )
+
+
+def _more(sites: Sequence[str]) -> str:
+    return f" and {_count(len(sites) - 1, 'more site')}" if len(sites) > 1 else ""
 
 
 def _margin(verdict: Verdict) -> float:
