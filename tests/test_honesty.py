@@ -220,3 +220,38 @@ def test_a_list_of_labels_is_labels():
         data=(torch.rand(100, 1, 4, 4), [0, 1] * 50),
     )
     assert report.verdicts[0].n_images == 100
+
+
+class TestNotes:
+    def test_whole_numbers_are_noted(self):
+        images = torch.randint(0, 255, (40, 1, 4, 4), dtype=torch.uint8)
+        report = audited(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), images, DEAD)
+        assert report.notes == ("The images are whole numbers and went in as float32 without scaling.",)
+
+    def test_forgotten_weights_are_noted(self):
+        spec = {"cnnaudit": 1, "model": "torchvision:squeezenet1_1", "rules": [DEAD]}
+        report = cnnaudit.audit(spec, data=torch.rand(2, 3, 64, 64))
+        assert report.notes == ("No `weights:`: torchvision:squeezenet1_1 was audited with random weights.",)
+
+
+def test_a_network_inside_a_wrapper_has_its_own_names():
+    model = nn.DataParallel(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()))
+    assert audited(model, torch.rand(20, 1, 4, 4), DEAD).verdicts[0].site == "0"
+
+
+def test_small_maps_are_audited_with_one_thread_and_the_setting_is_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        report = audited(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), torch.rand(20, 1, 4, 4), DEAD)
+        assert report.settings["threads"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_of_one_class_nothing_is_known():
+    images, labels = torch.rand(100, 1, 4, 4), torch.zeros(100, dtype=torch.int64)
+    rule = {"metric": "class_information", "min": 0.1}
+    report = audited(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), images, rule, labels=labels)
+    assert report.verdicts[0].outcome == "undecided"
