@@ -26,7 +26,7 @@ from cnnaudit.load import Block, Images, Trust, load_model, open_images
 from cnnaudit.metrics import vocabulary
 from cnnaudit.plan import Plan, make_plan
 from cnnaudit.result import Report
-from cnnaudit.spec import Spec, from_mapping
+from cnnaudit.spec import Spec, from_mapping, resolve
 from cnnaudit.spec import load as load_spec
 from cnnaudit.stream import sweep
 from cnnaudit.version import __version__
@@ -109,6 +109,8 @@ def prepare(
     where, dtype = _home(model)
     if data is None and spec.data is None:
         raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
+    if isinstance(data, (str, Path)):
+        data = resolve(str(data), base=Path.cwd(), role="data")
     images = open_images(spec.data if data is None else data, trust)
     sampling = spec.sampling
     rest = (block.to(where, dtype) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
@@ -141,7 +143,7 @@ def audit(
     Args:
         spec: Path of a rule file, or rules from Python with the same keys.
         model: A live model instead of the spec's.
-        data: Data instead of the spec's: ``(images, labels)`` arrays, a map-style dataset, or an iterable of
+        data: Data instead of the spec's: what a spec may say, ``(images, labels)`` arrays, a map-style dataset, or an iterable of
             batches ``(images, labels)`` such as a DataLoader.
         allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
         device: Where to run a model that the spec names; a live model runs where it is.

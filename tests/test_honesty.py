@@ -255,3 +255,10 @@ def test_of_one_class_nothing_is_known():
     rule = {"metric": "class_information", "min": 0.1}
     report = audited(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), images, rule, labels=labels)
     assert report.verdicts[0].outcome == "undecided"
+
+
+def test_data_may_be_named_from_python_as_in_a_rule_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", images=np.random.default_rng(0).random((20, 1, 4, 4), dtype=np.float32))
+    report = audited(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), "x.npz", DEAD)
+    assert (report.data["source"], report.data["n_images"]) == ("x.npz", 20)

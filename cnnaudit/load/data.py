@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cnnaudit.errors import LoadError
 from cnnaudit.load.blocks import Batch, Block, blocks
-from cnnaudit.spec.source import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,15 +195,13 @@ def open_images(data: Source | Any, trust: Trust) -> Images:
     """Open the images that a source names, or that Python gives.
 
     Args:
-        data: A source or its text; a ``(images, labels)`` pair of arrays; a map-style dataset of ``(image, label)``; an
+        data: A source; a ``(images, labels)`` pair of arrays; a map-style dataset of ``(image, label)``; an
             iterable of batches ``(images, labels)`` or ``images``, such as a DataLoader.
         trust: What may be imported.
 
     Raises:
         LoadError: there is nothing there that can be read as images.
     """
-    if isinstance(data, (str, Path)):
-        data = resolve(str(data), base=Path.cwd(), role="data")
     kind = getattr(data, "kind", None)
     if kind == "npz":
         return _npz(data)
