@@ -143,8 +143,8 @@ def audit(
     Args:
         spec: Path of a rule file, or rules from Python with the same keys.
         model: A live model instead of the spec's.
-        data: Data instead of the spec's: what a spec may say, ``(images, labels)`` arrays, a map-style dataset, or an iterable of
-            batches ``(images, labels)`` such as a DataLoader.
+        data: Data instead of the spec's: its text, ``(images, labels)`` arrays, a map-style dataset, or an iterable
+            of batches ``(images, labels)`` such as a DataLoader.
         allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
         device: Where to run a model that the spec names; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
