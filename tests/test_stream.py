@@ -14,7 +14,8 @@ from cnnaudit.errors import GraphError
 from cnnaudit.graph import capture
 from cnnaudit.load import Block
 from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic
-from cnnaudit.stream import Variant, _Runner, sweep
+from cnnaudit.stream import Variant, sweep
+from cnnaudit.stream.runner import Runner
 
 
 @pytest.fixture(autouse=True)
@@ -188,13 +189,13 @@ def test_a_short_block_is_filled_up_and_the_filling_is_never_folded(net, graph, 
 
 def test_every_forward_pass_is_of_the_same_number_of_images(graph, monkeypatch):
     seen = []
-    run_block = _Runner.run_block
+    run_block = Runner.run_block
 
     def watched(self, x, *rest):
         seen.append(tuple(x.shape))
         return run_block(self, x, *rest)
 
-    monkeypatch.setattr(_Runner, "run_block", watched)
+    monkeypatch.setattr(Runner, "run_block", watched)
     swept(graph, [Probe(ActivityTally, graph.site("#conv.1"), ("response",))], images(37))
     assert seen == [(16, 2, 8, 8)] * 3
 
@@ -407,7 +408,7 @@ def test_a_variant_of_one_tap_is_read_beside_another_that_is_made_later():
 # --- what is freed ------------------------------------------------------------------------------------------
 
 
-class Watched(_Runner):
+class Watched(Runner):
     """Notes how many values are held after each node."""
 
     held: list[int]

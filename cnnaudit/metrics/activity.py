@@ -97,8 +97,8 @@ def activity(
 
     Unit and range. ``dead`` 0 or 1 for each kernel; ``apoz`` a fraction in [0, 1]; ``dormant`` a ratio >= 0.
 
-    Estimator and bias. ``dead`` and ``apoz`` read every position of every image and are unbiased; ``dormant`` is a
-    ratio of means, biased by O(1 / images), and reads 64 sampled positions of maps that have negative values.
+    Estimator and bias. All read every position of every image. ``dead`` and ``apoz`` are unbiased; ``dormant`` is a
+    ratio of means, biased by O(1 / images).
 
     Interval. ``dead`` (population): exact binomial on the images that activate the kernel. ``apoz`` and
     ``dormant``: influence function over images, normal.

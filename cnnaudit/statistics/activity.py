@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cnnaudit.lazy import torch
 from cnnaudit.statistics.base import Probe, Statistic, View
-from cnnaudit.statistics.counting import differing
-from cnnaudit.statistics.sampling import gather, sample_positions
+from cnnaudit.statistics.counting import differing, magnitude
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivityTally"]
 
-_SAMPLED = 64
-
 
 class ActivityTally(Statistic):
     """Zeros, activity and strength of every kernel.
 
-    Per image and kernel: the number z of positions at exactly zero and whether any position is not, over whole
-    maps; and the mean magnitude a, over whole maps where nothing is negative, else over 64 sampled positions; abar
-    is the mean of a over the site's kernels.
+    Per image and kernel, over whole maps: the number z of positions at exactly zero, whether any position is not,
+    and the mean magnitude a; abar is the mean of a over the site's kernels.
 
     Tally (per group): ``active`` and sums of z and z**2 (int64), sums of a, a**2 and a * abar (float64), all of
     shape (groups, kernels); sums of abar and abar**2 of shape (groups, 1).
@@ -40,12 +35,9 @@ class ActivityTally(Statistic):
         name = self.probe.taps[0]
         x = view.tensors[name]
         maps = x[..., None] if x.dim() == 2 else x
-        occupied = differing(maps, 0, tuple(range(2, maps.dim())))
-        if self.probe.site.taps[name].nonnegative:
-            return {"occupied": occupied, "strength": view.mean(name)}
-        # The mean magnitude of a signed map would take two more passes over all of it.
-        sampled = sample_positions(view.images, self.probe.site.path, view.seed, self.positions, _SAMPLED)
-        return {"occupied": occupied, "strength": gather(maps, sampled).abs().mean(1, dtype=torch.float32)}
+        dims = tuple(range(2, maps.dim()))
+        strength = view.mean(name) if self.probe.site.taps[name].nonnegative else magnitude(maps, dims)
+        return {"occupied": differing(maps, 0, dims).long(), "strength": strength}
 
     def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
         occupied, a = reading["occupied"], reading["strength"].double()

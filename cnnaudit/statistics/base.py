@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Reading = dict[str, Tensor]
 
-__all__ = ["Probe", "Statistic", "View"]
+__all__ = ["Probe", "Statistic", "View", "nonfinite"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ class View:
             maps = maps[..., None] if maps.dim() == 2 else maps
             self._means[tap] = maps.mean(tuple(range(2, maps.dim())), dtype=torch.float32)
         return self._means[tap]
+
+
+def nonfinite(x: Tensor) -> Tensor:
+    """Tell which rows hold a NaN or an infinity, bool of shape (n,)."""
+    none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    rows = x.flatten(1)
+    if not x.is_floating_point() or rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32)).isfinite().all():
+        return none
+    # A sum of finite values may overflow, too.
+    return rows.isfinite().all(1).logical_not()
 
 
 @dataclass(frozen=True)
@@ -130,9 +140,9 @@ class Statistic(ABC):
         """
         rows = next(iter(reading.values()))
         self._sum_up("images", torch.ones(len(rows), dtype=torch.int64, device=rows.device), groups)
-        # 0 times NaN or an infinity is NaN, 0 times anything else is 0.
-        traces = [(x * 0).flatten(1).sum(1) for x in reading.values() if x.is_floating_point()]
-        broken = sum(traces, torch.zeros(len(rows), device=rows.device)).isnan()
+        broken = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for x in reading.values():
+            broken |= nonfinite(x)
         self._sum_up("nonfinite", broken.long(), groups)
         self.add(reading, groups)
 

@@ -10,40 +10,46 @@ import numpy as np
 from cnnaudit.lazy import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from torch import Tensor
 
-__all__ = ["ascending", "by_parts", "differing"]
+__all__ = ["ascending", "differing", "magnitude"]
 
 _EXACT = 2**24  # float32 counts up to here
-_PART = 2**18
+_PART = 2**17
 
 
 def differing(a: Tensor, b: Tensor | float, dims: tuple[int, ...]) -> Tensor:
     """Count the places along some dimensions where two tensors differ.
 
     Returns:
-        Exact numbers, int64. Where a value is NaN the two differ.
+        Whole numbers of a floating type that holds them exactly. Where a value is NaN the two differ.
     """
     places = math.prod(a.shape[dim] for dim in dims)
     exact = torch.float32 if places <= _EXACT else torch.float64
+    # Ones of the values' own type: comparing into booleans and summing those takes three times as long.
+    counts = [
+        torch.ne(a[rows], b[rows] if isinstance(b, torch.Tensor) else b, out=ones).sum(dims, dtype=exact)
+        for rows, ones in _parts(a)
+    ]
+    return torch.cat(counts)
 
-    def count(a: Tensor, b: Tensor | float) -> Tensor:
-        # Ones of the values' own type: comparing into booleans and summing those takes three times as long.
-        return torch.ne(a, b, out=torch.empty_like(a)).sum(dims, dtype=exact)
 
-    counts = by_parts(count, a, b) if isinstance(b, torch.Tensor) else by_parts(lambda a: count(a, b), a)
-    return counts.long()
+def magnitude(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean magnitude along some dimensions, float32."""
+    places = math.prod(x.shape[dim] for dim in dims)
+    sums = [torch.abs(x[rows], out=sizes).sum(dims, dtype=torch.float32) for rows, sizes in _parts(x)]
+    return torch.cat(sums) / places
 
 
-def by_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Apply a function of images to a few at a time, so that what it makes in between stays in the cache."""
-    step = max(1, _PART // max(1, tensors[0][0].numel()))
-    if step >= len(tensors[0]):
-        return function(*tensors)
-    starts = range(0, len(tensors[0]), step)
-    return torch.cat([function(*(x[start : start + step] for x in tensors)) for start in starts])
+def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """A few rows at a time, and room for what is made of their values, which so stays in the cache."""
+    step = max(1, _PART // max(1, x[0].numel()))
+    room = torch.empty_like(x[:step])
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        yield rows, room[: rows.stop - start]
 
 
 def ascending(x: Tensor) -> Tensor:

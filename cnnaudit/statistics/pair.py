@@ -29,6 +29,8 @@ class PairMoments(Statistic):
 
     options: ClassVar[Mapping[str, Any]] = {"positions": 64}
 
+    together = 16
+
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
         return groups * (probe.site.units * 5 + 1) * 8
@@ -39,39 +41,41 @@ class PairMoments(Statistic):
         positions = s[0, 0].numel()
         wanted = int(self.probe.option("positions"))
         index = sample_positions(view.images, self.probe.site.path, view.seed, positions, wanted)
-        return {"s": gather(s, index), "f": gather(f, index)}
+        s, f = (gather(x, index).double() for x in (s, f))
+        mean_s, mean_f = s.mean(1), f.mean(1)
+        s, f = s - mean_s[:, None], f - mean_f[:, None]
+        rows = torch.full((len(s), 1), float(s.shape[1]), dtype=torch.float64, device=s.device)
+        products = {"ss": (s * s).sum(1), "ff": (f * f).sum(1), "sf": (s * f).sum(1)}
+        return {"rows": rows, "mean_s": mean_s, "mean_f": mean_f} | products
 
     def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
-        (group,) = groups
-        s, f = (reading[name].flatten(0, 1).double() for name in ("s", "f"))
-        mean_s, mean_f = s.mean(0), f.mean(0)
-        s, f = s - mean_s, f - mean_f
-        rows = torch.full((1,), float(len(s)), dtype=torch.float64, device=s.device)
-        block = {"rows": rows, "mean_s": mean_s, "mean_f": mean_f}
-        block |= {"ss": (s * s).sum(0), "ff": (f * f).sum(0), "sf": (s * f).sum(0)}
-        held = {name: self._counter(name, s, tuple(part.shape), torch.float64)[group] for name, part in block.items()}
-        for name, part in _combine(held, block).items():
-            held[name].copy_(part)
+        blocks = _pooled({n: x.reshape(len(groups), -1, x.shape[1]) for n, x in reading.items()}, 1)
+        held = {name: self._counter(name, x, tuple(x.shape[1:]), torch.float64) for name, x in blocks.items()}
+        index = torch.tensor(groups, device=blocks["rows"].device)
+        for name, part in _combine({name: x[index] for name, x in held.items()}, blocks).items():
+            held[name].index_copy_(0, index, part)
 
     def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: a[name] + b[name] for name in ("images", "nonfinite")} | _combine(a, b)
 
     def pooled(self, without: int | None = None) -> Self:
         part = {name: x[[g for g in range(self.groups) if g != without]] for name, x in self.tally.items()}
-        rows = part["rows"].sum(0)
-        tally = {"rows": rows[None]} | {n: part[n].sum(0, keepdim=True) for n in ("images", "nonfinite")}
-        centred = {}
-        for name in ("mean_s", "mean_f"):
-            mean = (part["rows"] * part[name]).sum(0) / rows
-            centred[name] = part[name] - mean
-            tally[name] = mean[None]
-        for name, a, b in (("ss", "mean_s", "mean_s"), ("ff", "mean_f", "mean_f"), ("sf", "mean_s", "mean_f")):
-            between = (part["rows"] * centred[a] * centred[b]).sum(0)
-            tally[name] = (part[name].sum(0) + between)[None]
-        return self._as_one(tally)
+        counters = {name: part.pop(name).sum(0, keepdim=True) for name in ("images", "nonfinite")}
+        return self._as_one(counters | {name: x[None] for name, x in _pooled(part, 0).items()})
 
     def _less(self, pooled: Self, group: int) -> Self:  # noqa: ARG002 - means are not taken out again without loss
         return self.pooled(without=group)
+
+
+def _pooled(parts: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
+    """Means and centred products of all parts along a dimension together."""
+    rows = parts["rows"]
+    total = rows.sum(dim, keepdim=True)
+    mean = {name: (rows * parts[name]).sum(dim, keepdim=True) / total for name in ("mean_s", "mean_f")}
+    s, f = (parts[name] - mean[name] for name in ("mean_s", "mean_f"))
+    products = {"ss": s * s, "ff": f * f, "sf": s * f}
+    sums = {name: parts[name].sum(dim) + (rows * product).sum(dim) for name, product in products.items()}
+    return {"rows": total.squeeze(dim)} | {name: x.squeeze(dim) for name, x in mean.items()} | sums
 
 
 def _combine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnaudit.lazy import torch
 from cnnaudit.site import Op
-from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.base import Probe, Statistic, View, nonfinite
 from cnnaudit.statistics.counting import ascending, differing
 from cnnaudit.statistics.windows import Windows
 
@@ -56,7 +56,9 @@ class WindowActivity(Statistic):
         else:
             read, kept = _convolution(window, atoms, site)
         # Counts hide what cannot be counted: NaN and infinities leave their trace in the third.
-        return {"read": read.sum(1), "kept": kept.sum(1), "trace": (window * 0).flatten(1).sum(1, keepdim=True)}
+        trace = torch.where(nonfinite(window), torch.nan, 0.0)[:, None]
+        read, kept = (number.sum(1, dtype=torch.float64).long() for number in (read, kept))
+        return {"read": read, "kept": kept, "trace": trace}
 
     def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
         read, kept = reading["read"], reading["kept"]
@@ -101,28 +103,27 @@ def _pool(window: Tensor, atoms: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     value = ascending(window.movedim(2, -1))
     held = [value.shape[-1] - differing(value, atom, (-1,)) for atom in atoms]
     different = 1 + differing(value[..., 1:], value[..., :-1], (-1,))
-    read = different - sum((number > 0).long() for number in held)
+    read = different - sum(number > 0 for number in held)
     highest, lowest, first = (_active(x, atoms) for x in (value[..., -1], value[..., 0], window[:, :, 0]))
     return read, torch.stack([highest, read > 0, lowest, first], 2)
 
 
 def _convolution(window: Tensor, atoms: tuple[float, ...], site: Site) -> tuple[Tensor, Tensor]:
     """Active values of each tile and channel group, and as many of them as can pass."""
-    groups = window.reshape(*window.shape[:3], site.groups, -1)
     entries = _reached(site)
-    read = reached = _number_active(groups, atoms)
+    read = reached = _number_active(window, atoms, site.groups)
     if len(entries) < window.shape[2]:
-        reached = _number_active(groups[:, :, torch.tensor(entries, device=window.device)], atoms)
+        reached = _number_active(window[:, :, torch.tensor(entries, device=window.device)], atoms, site.groups)
     return read, reached.clamp(max=site.units // site.groups)[:, :, None]
 
 
-def _number_active(groups: Tensor, atoms: tuple[float, ...]) -> Tensor:
-    """Number of active values, int64 of shape (n, windows, groups), of (n, windows, entries, groups, channels)."""
-    places = groups.shape[2] * groups.shape[4]
-    number = torch.full((*groups.shape[:2], groups.shape[3]), places, device=groups.device)
+def _number_active(window: Tensor, atoms: tuple[float, ...], groups: int) -> Tensor:
+    """Number of active values, of shape (n, windows, groups), of (n, windows, entries, channels)."""
+    n, windows, entries, channels = window.shape
+    number = torch.full((n, windows, channels), float(entries), device=window.device)
     for atom in atoms:
-        number -= places - differing(groups, atom, (2, 4))
-    return number
+        number -= entries - differing(window, atom, (2,))
+    return number.reshape(n, windows, groups, -1).sum(3)
 
 
 def _active(x: Tensor, atoms: tuple[float, ...]) -> Tensor:

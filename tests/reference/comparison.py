@@ -255,8 +255,7 @@ def _compare_tap(site, name, value: Value) -> None:
 
 def _activity(done, probe, statistic, group, groups, tally):
     x = done.tap(probe.site.path, probe.taps[0])
-    nonnegative = done.tape.sites[probe.site.path].taps[probe.taps[0]].nonnegative
-    a = naive.magnitude(x, nonnegative, done.ids, probe.site.path, done.plan.options["seed"])
+    a = naive.magnitude(x)
     for name, amount in naive.activity(x, a, group, groups).items():
         what = ("ActivityTally", probe.site.path, name)
         if amount.dtype.kind == "i":

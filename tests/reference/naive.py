@@ -157,13 +157,9 @@ def by_group(amount, group, groups):
     return total
 
 
-def magnitude(x, nonnegative, ids, site, seed):
-    """Mean magnitude of each map: of all of it, or where it may be negative of 64 positions."""
-    flat = abs(x.reshape(*x.shape[:2], -1))
-    if nonnegative:
-        return flat.mean(2)
-    chosen = drawn(ids, site, seed, flat.shape[2], 64)
-    return np.array([image[:, at].mean(1) for image, at in zip(flat, chosen, strict=True)])
+def magnitude(x):
+    """Mean magnitude of each map."""
+    return abs(x.reshape(*x.shape[:2], -1)).mean(2)
 
 
 def activity(x, a, group, groups):

@@ -103,8 +103,12 @@ def test_pair_moments_read_as_many_positions_as_they_were_told_and_the_same_of_b
     data = case.data(6)
     data["branch"] = data["skip"] * 4
     reading = case.read(data, range(6))
-    assert reading["s"].shape == (6, 7, 3)
-    assert torch.equal(reading["f"], reading["s"] * 4)  # 4: without rounding
+    assert reading["rows"].tolist() == [[7.0]] * 6
+    assert reading["ss"].shape == (6, 3)
+    # 4: without rounding.
+    assert torch.equal(reading["mean_f"], reading["mean_s"] * 4)
+    assert torch.equal(reading["sf"], reading["ss"] * 4)
+    assert torch.equal(reading["ff"], reading["ss"] * 16)
 
 
 def full_windows(x, kernel, stride, padding):

@@ -1,0 +1,97 @@
+"""One pass over the data: every tensor that a probe reads is folded while it is alive.
+
+The unit of the forward pass is a block of a fixed number of images, whatever the loader's batch size; a last,
+shorter block is filled up and the filling never folded. A block belongs to the group of its number modulo the
+number of groups. The readings of the first images are kept until the grids are fixed, then folded in order, so
+calibration costs no second pass. Variants of the run are computed from the cached values of the base run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cnnaudit.errors import GraphError
+from cnnaudit.graph import ModelGraph, evaluating
+from cnnaudit.stream.folding import Folding
+from cnnaudit.stream.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor, nn
+
+    from cnnaudit.load import Block
+    from cnnaudit.statistics import Probe, Statistic
+    from cnnaudit.stream.runner import Variant
+
+__all__ = ["filled", "sweep"]
+
+
+def sweep(
+    graph: ModelGraph,
+    probes: Sequence[Probe],
+    blocks: Iterable[Block],
+    *,
+    groups: int,
+    size: int,
+    seed: int,
+    variants: Sequence[Variant] = (),
+    reference: nn.Module | None = None,
+) -> dict[Probe, Statistic]:
+    """Run the graph over all blocks and fold what the probes read.
+
+    Args:
+        graph: The captured network.
+        probes: What to read.
+        blocks: The images, in the order of the audit.
+        groups: Number of groups that blocks are dealt to.
+        size: Images in a block.
+        seed: Seed of the sampled positions.
+        variants: Interventions that probes refer to by name.
+        reference: The eager model; its output on the first block must equal the graph's.
+
+    Returns:
+        One finished statistic for each probe.
+
+    Raises:
+        GraphError: the graph computes something else than the reference.
+    """
+    fold = Folding(probes, groups)
+    runner = Runner(graph, probes, variants)
+    with torch.no_grad():
+        for block in blocks:
+            images = filled(block.images, size)
+            # A network may write into its input, which is the caller's.
+            output = runner.run_block(images.clone() if runner.writes else images, block, seed, fold)
+            if block.number == 0 and reference is not None:
+                with evaluating(reference):
+                    _same(output, reference(images.clone()))
+    fold.finish()
+    return fold.statistics
+
+
+def filled(images: Tensor, size: int) -> Tensor:
+    """Fill a short block up with its last image, so that every forward pass has the same shape."""
+    missing = size - len(images)
+    if missing <= 0:
+        return images
+    return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+
+
+def _same(ours: Any, theirs: Any) -> None:
+    for mine, other in zip(ModelGraph.output_tensors(ours), ModelGraph.output_tensors(theirs), strict=True):
+        if mine.shape != other.shape:
+            raise GraphError(f"the captured graph gives {tuple(mine.shape)}, the model {tuple(other.shape)}")
+        finite = torch.isfinite(other)
+        agree = torch.equal(finite, torch.isfinite(mine))
+        known = other[finite]
+        scale = known.abs().max().clamp(min=1e-6) if known.numel() else 1.0
+        worst = float((mine[finite] - known).abs().max() / scale) if agree and known.numel() else 0.0
+        if not (agree and worst < 1e-3):
+            raise GraphError(
+                f"the captured graph computes something else than the model: their outputs differ by {worst:.1e} of "
+                "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' "
+                "values?"
+            )

@@ -1,0 +1,162 @@
+"""Memory is used again where that changes nothing: every network here tempts the runner to overwrite something."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cnnaudit.graph import ModelGraph, capture
+from cnnaudit.load import Block
+from cnnaudit.stream.runner import Runner, Variant
+
+ATEN = torch.ops.aten
+
+
+def conv_norm(seed=0, **options):
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm2d(4, **options)
+    for statistic in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        if statistic is not None:
+            nn.init.uniform_(statistic, 0.5, 1.5)
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), norm)
+
+
+class Net(nn.Module):
+    def __init__(self, function, **options):
+        super().__init__()
+        self.one, self.two, self.function = conv_norm(0, **options), conv_norm(1, **options), function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def gate(net, x):
+    y = functional.hardswish(net.one(x))
+    return torch.sigmoid(y.mean((2, 3), keepdim=True)) * y
+
+
+def used_again(net, x):
+    y = net.one(x)
+    return functional.relu(y) + y
+
+
+def view_lives_on(net, x):
+    y = net.one(x)
+    seen = y.transpose(2, 3)
+    return functional.relu(y) * 2 + net.two(seen)
+
+
+def slice_lives_on(net, x):
+    y = net.one(x)
+    half = y[:, :2]
+    z = functional.silu(y)
+    return torch.cat([z, half], 1)
+
+
+def slice_is_rectified(net, x):
+    y = net.one(x)
+    return torch.cat([functional.relu(y[:, :2]), y], 1)
+
+
+def added_to_itself(net, x):
+    y = net.one(x)
+    return y + y
+
+
+def input_is_added(net, x):
+    return x + net.one(x) + x
+
+
+def broadcast(net, x):
+    y = net.one(x)
+    return y.mean((2, 3), keepdim=True) + net.two(y)
+
+
+def scaled_addition(net, x):
+    return torch.add(net.one(x), net.two(x), alpha=3)
+
+
+def other_type(net, x):
+    y = net.one(x)
+    return (y > 0) * y + (y > 1)
+
+
+def chunks(net, x):
+    a, b = net.one(x).chunk(2, 1)
+    return torch.cat([functional.relu(a), a * b, b], 1)
+
+
+NETS = [
+    gate,
+    used_again,
+    view_lives_on,
+    slice_lives_on,
+    slice_is_rectified,
+    added_to_itself,
+    input_is_added,
+    broadcast,
+    scaled_addition,
+    other_type,
+    chunks,
+]
+
+
+def run(model, x, variants=(), probes=()):
+    runner = Runner(capture(model, x), probes, variants)
+    block = Block(images=x, labels=None, ids=torch.arange(len(x)), number=0)
+    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, None))
+    return runner, output
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"eps": 0.1}], ids=str)
+@pytest.mark.parametrize("function", NETS, ids=lambda f: f.__name__)
+@torch.no_grad()
+def test_the_output_is_the_networks(function, options, images):
+    model = Net(function, **options).eval()
+    kept = images.clone()
+    _, output = run(model, images)
+    torch.testing.assert_close(output, model(images), rtol=1e-5, atol=1e-5)
+    assert torch.equal(images, kept)
+
+
+@torch.no_grad()
+def test_a_variant_that_replaces_a_value_by_itself_leaves_it_to_the_others(images):
+    model = Net(lambda net, x: functional.relu(net.one(x)) + net.two(x)).eval()
+    names = [n.name for n in capture(model, images).module.graph.nodes if n.target is ATEN.conv2d.default]
+    variants = [Variant(str(i), names[0], lambda value: value) for i in range(2)]
+    _, output = run(model, images, variants)
+    torch.testing.assert_close(output, model(images), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_norm_activation_and_gate_write_over_their_input(images):
+    runner, _ = run(Net(gate).eval(), images)
+    replaced = {n.target for n in runner.targets if n.op == "call_function" and runner.targets[n] is not n.target}
+    assert replaced >= {ATEN.hardswish.default, ATEN.mul.Tensor, ATEN._native_batch_norm_legit_no_training.default}
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [(used_again, ATEN.relu.default), (view_lives_on, ATEN.relu.default), (slice_lives_on, ATEN.silu.default)],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+@torch.no_grad()
+def test_what_is_still_needed_is_not_overwritten(function, operator, images):
+    runner, _ = run(Net(function).eval(), images)
+    (node,) = [n for n in runner.targets if n.target is operator]
+    assert runner.targets[node] is operator
+
+
+@torch.no_grad()
+def test_a_norm_of_another_precision_than_its_map_keeps_its_own_operator(images):
+    model = Net(lambda net, x: net.one(x)).eval()
+    model.one[0].to(torch.bfloat16)
+    runner, output = run(model, images.bfloat16())
+    (norm,) = [n for n in runner.targets if n.target is ATEN._native_batch_norm_legit_no_training.default]
+    assert runner.targets[norm] is norm.target
+    torch.testing.assert_close(output, model(images.bfloat16()), rtol=0.02, atol=0.02)
