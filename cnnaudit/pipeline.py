@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cnnaudit.graph import ModelGraph
+    from cnnaudit.statistics import Probe, Statistic
 
-__all__ = ["Prepared", "audit", "prepare", "read_spec"]
+__all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec"]
 
 
 _SMALL = 2**18  # values of the largest map of a block
@@ -85,7 +86,7 @@ def read_spec(spec: str | Path | Spec | Mapping[str, Any]) -> Spec:
 def prepare(
     spec: str | Path | Spec | Mapping[str, Any],
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     data: Any = None,
     allow_imports: Iterable[str] = (),
     device: str | torch.device | None = None,
@@ -97,6 +98,9 @@ def prepare(
     """
     spec = read_spec(spec)
     trust = Trust.here(allow_imports)
+    if isinstance(model, str):
+        spec = replace(spec, model=resolve(model, base=Path.cwd(), role="model"), weights=None)
+        model = None
     if model is None:
         if spec.model is None:
             raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
@@ -127,10 +131,54 @@ def prepare(
     return Prepared(spec, model, graph, plan, images, itertools.chain([first], rest), classes, where)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A finished pass over the data.
+
+    Attributes:
+        prepared: What it was made from.
+        statistics: What every probe read.
+        threads: Threads that it took.
+    """
+
+    prepared: Prepared
+    statistics: Mapping[Probe, Statistic]
+    threads: int
+
+
+def measure_all(
+    spec: str | Path | Spec | Mapping[str, Any],
+    *,
+    model: nn.Module | str | None = None,
+    data: Any = None,
+    allow_imports: Iterable[str] = (),
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Measured:
+    """Fill the statistics that a spec's rules need; arguments and errors are those of :func:`audit`."""
+    if model is not None and not isinstance(model, (str, torch.nn.Module)):
+        raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module or text")
+    model = _unwrapped(model)
+    with _undisturbed(None if isinstance(model, str) else model):
+        prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
+        threads = _threads(prepared)
+        with _using(threads):
+            statistics = sweep(
+                prepared.graph,
+                prepared.plan.probes,
+                _counted(prepared) if progress else prepared.blocks,
+                groups=prepared.plan.groups,
+                size=prepared.spec.sampling.block,
+                seed=prepared.spec.sampling.seed,
+                reference=prepared.model,
+            )
+    return Measured(prepared, statistics, threads)
+
+
 def audit(
     spec: str | Path | Spec | Mapping[str, Any],
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     data: Any = None,
     allow_imports: Iterable[str] = (),
     device: str | torch.device | None = None,
@@ -142,7 +190,7 @@ def audit(
 
     Args:
         spec: Path of a rule file, or rules from Python with the same keys.
-        model: A live model instead of the spec's.
+        model: A live model, or the text of one, instead of the spec's.
         data: Data instead of the spec's: its text, ``(images, labels)`` arrays, a map-style dataset, or an iterable
             of batches ``(images, labels)`` such as a DataLoader.
         allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
@@ -155,30 +203,19 @@ def audit(
     Raises:
         CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
     """
-    if model is not None and not isinstance(model, torch.nn.Module):
-        raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module")
-    model = _unwrapped(model)
-    with _undisturbed(model):
-        prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
-        spec, plan = prepared.spec, prepared.plan
-        threads = _threads(prepared)
-        with _using(threads):
-            statistics = sweep(
-                prepared.graph,
-                plan.probes,
-                _counted(prepared) if progress else prepared.blocks,
-                groups=plan.groups,
-                size=spec.sampling.block,
-                seed=spec.sampling.seed,
-                reference=prepared.model,
-            )
+    measured = measure_all(spec, model=model, data=data, allow_imports=allow_imports, device=device, progress=progress)
+    prepared = measured.prepared
     with _using(1):
-        verdicts = decide(plan, statistics, spec, classes=len(prepared.images.met))
+        verdicts = decide(prepared.plan, measured.statistics, prepared.spec, classes=len(prepared.images.met))
     return Report(
-        spec={"path": spec.name, "sha256": spec.sha256, "rules": [rule.id for rule in spec.rules]},
+        spec={
+            "path": prepared.spec.name,
+            "sha256": prepared.spec.sha256,
+            "rules": [rule.id for rule in prepared.spec.rules],
+        },
         model=_model_facts(prepared),
         data=prepared.images.facts,
-        settings=_settings(prepared) | {"threads": threads},
+        settings=_settings(prepared) | {"threads": measured.threads},
         verdicts=verdicts,
         notes=_notes(prepared),
     )

@@ -348,7 +348,14 @@ def test_without_model_or_data_the_error_says_so():
         cnnaudit.audit(rules, model=Net())
 
 
-@pytest.mark.parametrize("model", [Net, lambda x: x, "model.py:build"])
+def test_a_model_may_be_text(project):
+    report = cnnaudit.audit("x.audit.yaml", model="model.py:build", allow_imports=["model.py"])
+    assert (report.model["source"], report.model["weights"]) == ("model.py:build", "")
+    with pytest.raises(LoadError, match="model.py:build is code, and importing it is not allowed"):
+        cnnaudit.audit("x.audit.yaml", model="model.py:build")
+
+
+@pytest.mark.parametrize("model", [Net, lambda x: x])
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(LoadError, match=r"model: a [a-z]+ from Python, not a torch"):
         audited(model=model)

@@ -49,12 +49,12 @@ class View:
 
 def nonfinite(x: Tensor) -> Tensor:
     """Tell which rows hold a NaN or an infinity, bool of shape (n,)."""
-    none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    rows = x.flatten(1)
-    if not x.is_floating_point() or rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32)).isfinite().all():
-        return none
-    # A sum of finite values may overflow, too.
-    return rows.isfinite().all(1).logical_not()
+    if x.is_floating_point():
+        rows = x.flatten(1)
+        sums = rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+        if not sums.isfinite().all():  # a sum of finite values may overflow, too
+            return rows.isfinite().all(1).logical_not()
+    return torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
 
 @dataclass(frozen=True)
