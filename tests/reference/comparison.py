@@ -135,6 +135,10 @@ class Run:
     def tap(self, site, name) -> np.ndarray:
         return self.tape.sites[site].taps[name].x.numpy()
 
+    def read(self, site, name) -> np.ndarray:
+        """The very numbers of the stream: one that differs in a last bit may tie or fall into another level."""
+        return np.concatenate(self.kept[site][name]).astype(np.float64)
+
     def calibrating(self, probe: Probe) -> int:
         """Images that fix a grid: as many as the statistic says, in whole blocks."""
         blocks = math.ceil(probe.statistic.calibrates / self.plan.block)
@@ -150,10 +154,12 @@ def run(plan: Plan) -> Run:
     def recorded(graph, probes, blocks, **given):
         found["graph"], found["groups"] = graph, given["groups"]
         found["blocks"] = blocks = list(blocks)
-        found["statistics"] = sweep(graph, probes, blocks, **given)
-        keep = [Probe(Keep, site, tuple(site.taps)) for site in graph.sites]
-        found["kept"] = sweep(graph, keep, blocks, **given)
-        return found["statistics"]
+        # Each tap by a probe of its own, which is read as soon as it is made and hinders no reuse of memory.
+        keep = [Probe(Keep, site, (tap,)) for site in graph.sites for tap in site.taps]
+        everything = sweep(graph, [*probes, *keep], blocks, **given)
+        found["kept"] = {probe: everything.pop(probe) for probe in keep}
+        found["statistics"] = everything
+        return everything
 
     before = {name: value.clone() for name, value in network.state_dict().items()}
     spec = {
@@ -170,7 +176,9 @@ def run(plan: Plan) -> Run:
     number = np.concatenate([np.full(len(block.ids), block.number) for block in found["blocks"]])
     assert (number == np.arange(plan.images) // plan.block).all()
     tape = taped(network, images[ids], plan.block)
-    kept = {probe.site.path: statistic.kept for probe, statistic in found["kept"].items()}
+    kept = defaultdict(dict)
+    for probe, statistic in found["kept"].items():
+        kept[probe.site.path] |= statistic.kept
     groups = found["groups"]
     return Run(
         plan,
@@ -283,7 +291,7 @@ def _classes(done, probe, statistic, group, groups, tally):
 
 def _window_activity(done, probe, statistic, group, groups, tally):
     path, seen = probe.site.path, done.tape.sites[probe.site.path]
-    x, atoms, seed = done.tap(path, "input"), seen.taps["input"].atoms, done.plan.options["seed"]
+    x, atoms, seed = done.read(path, "input"), seen.taps["input"].atoms, done.plan.options["seed"]
     if seen.op == "pool":
         window = naive.read_windows(x, done.ids, path, seed, seen.window, probe.option("windows"))
         read, kept = naive.pool_activity(window, atoms)
@@ -298,7 +306,8 @@ def _window_activity(done, probe, statistic, group, groups, tally):
 
 def _window_histogram(done, probe, statistic, group, groups, tally):
     path, seen = probe.site.path, done.tape.sites[probe.site.path]
-    x, seed, wanted = done.tap(path, "input"), done.plan.options["seed"], probe.option("windows")
+    x = done.read(path, "input")
+    seed, wanted = done.plan.options["seed"], probe.option("windows")
     windows = naive.read_windows(x, done.ids, path, seed, seen.window, wanted)
     levels = _levels(seen.window, probe.option("levels"))
     sample = windows[: done.calibrating(probe)].reshape(-1, windows.shape[-1])
@@ -314,15 +323,13 @@ def _window_histogram(done, probe, statistic, group, groups, tally):
     assert ("outputs" in statistic.tally) == (neighbours is not None), what
     read = [windows] if neighbours is None else [windows, *neighbours]
     codes = [np.stack([naive.level(part[..., k], edges[k]) for k in kernels], -1) for part in read]
-    # The very numbers that the stream read fall into the same levels; numbers that differ in a last bit may not.
-    equal = np.array_equal(x, np.concatenate(done.kept[path]["input"]))
-    close = [not equal and any(naive.is_close_call(part[..., k], edges[k], 1e-11) for part in read) for k in kernels]
+    close = [False] * len(edges)
     if neighbours is not None:
         pooled = [
             naive.pooled_code(np.moveaxis(codes[1][..., k], 3, -1), seen.operator, edges[k], centres[k])
             for k in kernels
         ]
-        close = [c or p[1] for c, p in zip(close, pooled, strict=True)]
+        close = [p[1] for p in pooled]
         codes[1] = np.stack([p[0] for p in pooled], -1)
     tally.close["WindowHistogram"] += sum(close)
     sure = [k for k in kernels if not close[k]]

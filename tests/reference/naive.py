@@ -357,10 +357,11 @@ def class_information(counts, *, estimator="corrected"):
             value = max(0.0, plugin - (cells - r - c + 1) / (2 * n * math.log(2)))
             chance = plugin - expected_information(rows, columns)
         h = entropy(rows)
+        most = min(h, math.log2(table.shape[1]))
+        value = min(value, most)
         found["information"].append(value)
         found["chance_adjusted"].append(chance)
         found["uncertainty_coefficient"].append(value / h if h else math.nan)
-        most = min(h, math.log2(table.shape[1]))
         found["normalised"].append(value / most if most else math.nan)
     return {name: np.array(values) for name, values in found.items()}
 
