@@ -1,1 +1,1 @@
-"""Home of the pytest plugin; nothing is registered with pytest yet."""
+"""Audits as pytest tests, fixtures and assertions."""

@@ -351,7 +351,7 @@ def test_without_model_or_data_the_error_says_so():
 def test_a_model_may_be_text(project):
     report = cnnaudit.audit("x.audit.yaml", model="model.py:build", allow_imports=["model.py"])
     assert (report.model["source"], report.model["weights"]) == ("model.py:build", "")
-    with pytest.raises(LoadError, match="model.py:build is code, and importing it is not allowed"):
+    with pytest.raises(LoadError, match=r"model\.py:build is code, and importing it is not allowed"):
         cnnaudit.audit("x.audit.yaml", model="model.py:build")
 
 

@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["Trust"]
 
 _ENVIRONMENT = "CNNAUDIT_ALLOW_IMPORT"
+_INSTALLED = {"site-packages", "dist-packages"}  # a virtual environment may lie inside a project
 
 
 @dataclass(frozen=True)
 class Trust:
     """Globs of what may be imported.
 
-    A glob with a slash or ending in ``.py`` is a path below ``root`` (``examples/**.py``), any other a module
-    (``pkg.models``, ``pkg.*``). In both, ``*`` stays within a component and ``**`` does not; a module glob ending
-    in ``.*`` covers everything below.
+    A glob with a slash or ending in ``.py`` is a path, absolute or below ``root`` (``examples/**.py``); it covers the
+    files that it matches, by path or as modules. Any other is a module (``pkg.models``, ``pkg.*``). In both, ``*``
+    stays within a component and ``**`` does not; a module glob ending in ``.*`` covers everything below.
 
     Attributes:
         globs: What is allowed.
@@ -86,10 +87,8 @@ class Trust:
         path = Path(source.target).resolve()
         if not path.is_file():
             raise LoadError(f"{source.written}: there is no file {source.target}")
-        inside = path.is_relative_to(self.root.resolve())
-        relative = path.relative_to(self.root.resolve()).as_posix() if inside else path.as_posix()
-        if not any(_path_glob(g) and re.fullmatch(_regex(g, "/"), relative) for g in self.globs):
-            raise LoadError(_refusal(source.written, relative))
+        if not self._allows_file(path):
+            raise LoadError(_refusal(source.written, self._relative(path)))
         name = f"cnnaudit_factory_{path.stem}_{abs(hash(str(path))):x}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -115,7 +114,37 @@ class Trust:
             raise LoadError(f"{source.written}: importing it raised {type(error).__name__}: {error}") from error
 
     def _allows_module(self, name: str) -> bool:
-        return any(re.fullmatch(_module_regex(g), name) for g in self.globs if not _path_glob(g))
+        if any(re.fullmatch(_module_regex(g), name) for g in self.globs if not _path_glob(g)):
+            return True
+        file = _module_file(name)
+        return file is not None and not _INSTALLED & set(file.parts) and self._allows_file(file)
+
+    def _allows_file(self, path: Path) -> bool:
+        named = {self._relative(path), path.as_posix()}
+        return any(re.fullmatch(_regex(g, "/"), name) for g in self.globs if _path_glob(g) for name in named)
+
+    def _relative(self, path: Path) -> str:
+        root = self.root.resolve()
+        return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _module_file(name: str) -> Path | None:
+    """Where a module lies, found without importing its packages: that would run them."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module that was made by hand, such as __main__
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin).resolve() if spec.has_location and spec.origin else None
+    for folder in spec.submodule_search_locations or ():
+        base = Path(folder, *rest)
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                return file.resolve()
+    return None
 
 
 def _refusal(written: str, wanted: str) -> str:

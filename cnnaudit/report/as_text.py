@@ -13,7 +13,7 @@ from cnnaudit.result import Outcome, Report, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["block", "number", "render"]
+__all__ = ["block", "margin", "number", "render"]
 
 _WIDTH = 110
 _NAMED = 6
@@ -34,7 +34,7 @@ def render(report: Report) -> str:
         for outcome in _LOUD:
             found = [v for v in report.verdicts if v.rule == rule and v.outcome is outcome]
             if found:
-                parts.append(block(sorted(found, key=_margin), report))
+                parts.append(block(sorted(found, key=margin), report))
     parts += [_table(report), *_not_applicable(report), *(_wrapped("note  ", note) for note in report.notes)]
     parts.append(_last_line(report))
     return "\n\n".join(parts) + "\n"
@@ -145,7 +145,7 @@ def _row(report: Report, rule: str) -> Sequence[str]:
     outcome = report.outcome(rule)
     judged = [v for v in mine if v.outcome is not Outcome.NOT_APPLICABLE and v.site]
     agreeing = [v for v in mine if v.outcome is outcome]
-    worst = min(agreeing, key=_margin)
+    worst = min(agreeing, key=margin)
     sites = f"{sum(v.outcome is Outcome.PASS for v in judged)}/{len(judged)}"
     skipped = len([v for v in mine if v.outcome is Outcome.NOT_APPLICABLE])
     shown = sites + (f" +{skipped} n/a" if skipped and judged else "")
@@ -173,7 +173,8 @@ def _more(sites: Sequence[str]) -> str:
     return f" and {_count(len(sites) - 1, 'more site')}" if len(sites) > 1 else ""
 
 
-def _margin(verdict: Verdict) -> float:
+def margin(verdict: Verdict) -> float:
+    """Return how far a verdict's value is on the right side of its bound, negative where it violates it."""
     if verdict.value is None or verdict.bound is None or math.isnan(verdict.value):
         return 0.0
     return verdict.value - verdict.bound if verdict.side == "min" else verdict.bound - verdict.value

@@ -107,6 +107,9 @@ class _Written(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+_Mark: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
 class Load(_Written):
     """A model or data that needs arguments."""
 
@@ -190,6 +193,9 @@ class RuleEntry(_Written):
         description="Requirements or risks that the rule covers, carried into reports.",
         examples=[["RISK-12"]],
     )
+    marks: tuple[_Mark, ...] = Field(
+        default=(), description="pytest markers of the rule's test, for `pytest -m`.", examples=[["slow"]]
+    )
 
 
 class File(_Written):
@@ -214,6 +220,9 @@ class File(_Written):
     )
     undecided: Undecided = Field(
         default="fail", description="Whether a rule that the images leave undecided fails the audit."
+    )
+    marks: tuple[_Mark, ...] = Field(
+        default=(), description="pytest markers of every rule's test, for `pytest -m`.", examples=[["slow"]]
     )
     sampling: Sampling = Field(default_factory=Sampling, description="How images are sampled.")
     rules: tuple[RuleEntry, ...] = Field(
@@ -243,6 +252,7 @@ class Rule:
         estimand: What is judged, or None for the metric's own default.
         if_absent: What it counts as that the rule selects nothing.
         refs: Requirements or risks that the rule covers.
+        marks: pytest markers, the file's and its own.
         line: Where the rule starts in the file, from 1; 0 where it comes from Python.
         column: Likewise.
     """
@@ -262,6 +272,7 @@ class Rule:
     estimand: Estimand | None
     if_absent: IfAbsent
     refs: tuple[str, ...]
+    marks: tuple[str, ...]
     line: int
     column: int
 

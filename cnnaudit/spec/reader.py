@@ -137,7 +137,7 @@ class _Reader:
             undecided=file.undecided,
             sampling=file.sampling,
             rules=tuple(
-                _resolved(entry, meaning, self.document.place(("rules", i)))
+                _resolved(file, entry, meaning, self.document.place(("rules", i)))
                 for i, (entry, meaning) in enumerate(zip(file.rules, meanings, strict=True))
                 if meaning is not None  # it never is where there are no problems
             ),
@@ -270,7 +270,7 @@ class _Reader:
         return f"{'on lines' if self.document.values else 'by'} {', '.join(most)} and {last}"
 
 
-def _resolved(entry: RuleEntry, meaning: _Meaning, place: yaml.Mark) -> Rule:
+def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark) -> Rule:
     return Rule(
         id=entry.id or entry.metric,
         why=entry.why,
@@ -287,6 +287,7 @@ def _resolved(entry: RuleEntry, meaning: _Meaning, place: yaml.Mark) -> Rule:
         estimand=entry.estimand,
         if_absent=entry.if_absent,
         refs=entry.refs,
+        marks=tuple(dict.fromkeys((*file.marks, *entry.marks))),
         line=place.line,
         column=place.column,
     )

@@ -168,7 +168,7 @@ def test_mistakes_at_the_top(problems, text, message):
         ("modle: a.py:b", "4:1: unknown key 'modle'; did you mean 'model'?"),
         (
             "zzz: 1",
-            "4:1: unknown key 'zzz'; the keys are cnnaudit, model, weights, data, undecided, sampling, rules",
+            "4:1: unknown key 'zzz'; the keys are cnnaudit, model, weights, data, undecided, marks, sampling, rules",
         ),
         ("model:", "4:1: model has no value"),
         ("model: 5", "4:8: model must be text, not the number 5"),

@@ -1,0 +1,87 @@
+"""One rule in a few lines, for a reader who sees many tests at once."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from cnnaudit.report.as_text import margin, number
+from cnnaudit.result import Outcome, Report, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["brief"]
+
+_WIDTH = 100
+_SHOWN = 4
+_WORDS = {
+    Outcome.PASS: "passes",
+    Outcome.FAIL: "fails",
+    Outcome.UNDECIDED: "is undecided",
+    Outcome.NOT_APPLICABLE: "does not apply",
+    Outcome.ERROR: "could not be evaluated",
+}
+
+
+def brief(report: Report, rule: str) -> str:
+    """Return where a rule stands and what it came to, in at most 14 lines.
+
+    The first line starts with ``file:line:``; a small table shows the worst sites, the worst first.
+    """
+    outcome = report.outcome(rule)
+    mine = [v for v in report.verdicts if v.rule == rule]
+    concerned = sorted((v for v in mine if v.outcome is outcome), key=margin)
+    worst = concerned[0]
+    place = f"{report.spec['path']}:{worst.line}" if worst.line else report.spec["path"]
+    lines = [f"{place}: {rule} {_WORDS[outcome]}{_extent(concerned, mine)}"]
+    if worst.why:
+        lines += _wrapped("why   ", worst.why, 2)
+    if worst.value is not None:
+        lines += _table(concerned)
+    lines += _wrapped("means ", worst.detail, 2)
+    lines += _wrapped("do    ", worst.advice, 3)
+    return "\n".join(lines)
+
+
+def _extent(concerned: list[Verdict], mine: list[Verdict]) -> str:
+    judged = [v for v in mine if v.site and v.outcome is not Outcome.NOT_APPLICABLE]
+    if not judged:
+        return ""
+    told = f" at {len(concerned)} of {len(judged)} site{'s' * (len(judged) != 1)}, {judged[0].n_images:,} images"
+    needed = max(v.n_needed for v in concerned)
+    return told + (f" (about {needed:,} needed)" if needed else "")
+
+
+def _table(concerned: list[Verdict]) -> Iterator[str]:
+    first = concerned[0]
+    rows = [
+        [
+            v.site,
+            number(v.value),
+            f"[{number(v.low)}, {number(v.high)}]",
+            f"{v.side} {number(v.bound)}",
+            f"{v.units.failing} of {v.units.total}",
+        ]
+        for v in concerned[:_SHOWN]
+    ]
+    headers = ["site", f"{first.metric}.{first.field}", "interval", "bound", "failing"]
+    for line in tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True).splitlines():
+        yield f"  {line}".rstrip()
+    if len(concerned) > _SHOWN:
+        yield f"  ... and {len(concerned) - _SHOWN} more"
+
+
+def _wrapped(start: str, text: str, most: int) -> list[str]:
+    indent = " " * len(start)
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=f"  {start}",
+        subsequent_indent=f"  {indent}",
+        max_lines=most,
+        placeholder=" ...",
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,202 @@
+"""Every audit of a session is run once, and its report kept where all workers find it.
+
+What is kept is the report, not the statistics: a worker that finds it loads no model and does not even import torch.
+It lives as long as the session, because only within one can nobody have changed the code that the audit ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from filelock import FileLock
+
+from cnnaudit.errors import CnnAuditError, LoadError
+from cnnaudit.result import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from cnnaudit.flow import Flow
+    from cnnaudit.spec import Spec
+
+__all__ = ["audit", "close", "folder", "once", "profile", "reports"]
+
+_FOLDER = pytest.StashKey[Path]()
+_REPORTS = pytest.StashKey[dict[str, Report]]()
+
+
+def folder(config: pytest.Config) -> Path:
+    """Return the session's folder of finished audits; the workers of one machine share it."""
+    shared = Path(getattr(config, "workerinput", {}).get("cnnaudit_folder", ""))
+    if shared.is_absolute() and shared.is_dir():
+        return shared
+    if _FOLDER not in config.stash:
+        config.stash[_FOLDER] = Path(tempfile.mkdtemp(prefix="cnnaudit-"))
+    return config.stash[_FOLDER]
+
+
+def close(config: pytest.Config) -> None:
+    """Remove the folder, where it is this process's own."""
+    if _FOLDER in config.stash:
+        shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)
+
+
+def reports(config: pytest.Config) -> list[Report]:
+    """Return the reports of all audits that were finished, by the paths of their rule files."""
+    found = [Report.from_json(path.read_text(encoding="utf-8")) for path in sorted(folder(config).glob("*.json"))]
+    return sorted(found, key=lambda report: str(report.spec["path"]))
+
+
+def once(request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str]) -> Report:
+    """Audit some rules of a file, unless that was done in this session: with this model and data, on this device.
+
+    Raises:
+        CnnAuditError: the audit could not be carried out, here or where it was tried first.
+    """
+    options = [request.config.getoption(f"cnnaudit_{name}") for name in ("device", "max_images")]
+    variant = _parameters(request)
+    wanted = json.dumps([str(spec.path), spec.sha256, list(rules), options, variant])
+    key = hashlib.sha256(wanted.encode()).hexdigest()
+    known = request.config.stash.setdefault(_REPORTS, {})
+    if key not in known:
+        known[key] = _stored(folder(request.config) / key, lambda: audit(request, _narrowed(spec, rules)))
+    return known[key]
+
+
+def _parameters(request: pytest.FixtureRequest) -> dict[str, int]:
+    """The test's parameters other than the rule, by their position: a parametrised model is another model."""
+    callspec = getattr(request.node, "callspec", None)
+    indices = callspec.indices if callspec else {}
+    return {name: index for name, index in indices.items() if name != "cnnaudit_rule"}
+
+
+def _stored(path: Path, run: Callable[[], Report]) -> Report:
+    finished, failed = path.with_suffix(".json"), path.with_suffix(".error")
+    with FileLock(path.with_suffix(".lock")):
+        if failed.exists():
+            raise CnnAuditError(failed.read_text(encoding="utf-8"))
+        if finished.exists():
+            return Report.from_json(finished.read_text(encoding="utf-8"))
+        try:
+            report = run()
+        except CnnAuditError as error:
+            failed.write_text(str(error), encoding="utf-8")
+            raise
+        finished.write_text(report.to_json(), encoding="utf-8")
+    return report
+
+
+def _narrowed(spec: Spec, rules: Sequence[str]) -> Spec:
+    return replace(spec, rules=tuple(rule for rule in spec.rules if rule.id in rules))
+
+
+def audit(request: pytest.FixtureRequest, spec: Spec, *, model: Any = None, data: Any = None) -> Report:
+    """Audit; a model or data that neither the call nor the file gives comes from fixtures.
+
+    Raises:
+        CnnAuditError: the audit could not be carried out.
+    """
+    from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when a model is audited, not before
+
+    model, data = _given(request, spec, model, data)
+    most = _fewer(request, spec.sampling.max_images)
+    spec = replace(spec, sampling=spec.sampling.model_copy(update={"max_images": most}))
+    with _session(request, model) as options:
+        return pipeline.audit(spec, model=model, data=data, **options)
+
+
+def profile(request: pytest.FixtureRequest, model: Any, data: Any, *, rules: Any, max_images: int | None) -> Flow:
+    """Measure a model; see :func:`cnnaudit.profile`.
+
+    Raises:
+        CnnAuditError: it could not be measured.
+    """
+    from cnnaudit import flow, pipeline  # noqa: PLC0415 - see audit
+
+    whole_file = isinstance(rules, (Path, Mapping))
+    spec = pipeline.read_spec(rules) if whole_file else None
+    model, data = _given(request, spec, model, data)
+    most = _fewer(request, max_images if max_images is not None or spec is None else spec.sampling.max_images)
+    with _session(request, model) as options:
+        return flow.profile(model, data, rules=spec or rules, max_images=most, **options)
+
+
+def _fewer(request: pytest.FixtureRequest, images: int | None) -> int | None:
+    most: int | None = request.config.getoption("cnnaudit_max_images")
+    return images if most is None else min(most, images or most)
+
+
+def _given(request: pytest.FixtureRequest, spec: Spec | None, model: Any, data: Any) -> tuple[Any, Any]:
+    if model is None and (spec is None or spec.model is None):
+        model = request.getfixturevalue("cnnaudit_model")
+        model = _usual_model(request) if model is None else model
+        if model is None:
+            raise LoadError(_missing(spec, "model"))
+    if data is None and (spec is None or spec.data is None):
+        data = request.getfixturevalue("cnnaudit_data")
+        if data is None:
+            raise LoadError(_missing(spec, "data"))
+    return model, data
+
+
+def _usual_model(request: pytest.FixtureRequest) -> Any:
+    """What a fixture ``model`` gives, as suites for pytest-torch have it."""
+    try:
+        return request.getfixturevalue("model")
+    except pytest.FixtureLookupError as error:
+        if error.argname != "model":
+            raise
+        return None
+
+
+def _missing(spec: Spec | None, what: str) -> str:
+    named = "" if spec is None else f"{spec.name}: no `{what}:`, and "
+    return (
+        f"{named}no fixture gives a {what}: name one in the rule file, or write a fixture "
+        f'@pytest.fixture(scope="session") def cnnaudit_{what}() in conftest.py'
+    )
+
+
+@contextmanager
+def _session(request: pytest.FixtureRequest, model: Any) -> Iterator[dict[str, Any]]:
+    """What the session says of every audit: where it runs, and that code below rootdir may be imported."""
+    device = request.config.getoption("cnnaudit_device")
+    live = model is not None and not isinstance(model, str)
+    _share_processors()
+    with _moved(model, device) if live and device else nullcontext():
+        root = request.config.rootpath.as_posix()
+        yield {"device": None if live else device, "allow_imports": [f"{root}/**"]}
+
+
+def _share_processors() -> None:
+    """Leave the other xdist workers their processors."""
+    import torch  # noqa: PLC0415
+
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers)))
+
+
+@contextmanager
+def _moved(model: Any, device: str) -> Iterator[None]:
+    """Have a live model on a device, and afterwards back where it was."""
+    home = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), device)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        model.to(home)

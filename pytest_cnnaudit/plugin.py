@@ -1,0 +1,120 @@
+"""The hooks, and nothing else: what costs time to import is imported by the hook that needs it."""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_cnnaudit.fixtures import cnnaudit, cnnaudit_data, cnnaudit_model, cnnaudit_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["cnnaudit", "cnnaudit_data", "cnnaudit_model", "cnnaudit_rule"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("cnnaudit_files", "globs of rule files that are collected as tests", "args", ["*.audit.yaml"])
+    group = parser.getgroup("cnnaudit", "audits of convolutional networks")
+    group.addoption("--cnnaudit-device", metavar="DEVICE", help="where audited models run, such as cpu or cuda:0")
+    group.addoption("--cnnaudit-max-images", metavar="N", type=_positive, help="read at most N images in each audit")
+    group.addoption(
+        "--cnnaudit-report",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        type=_target,
+        help="write each audit's report in a format (json, text), repeatable; where there are several audits, the "
+        "name of the rule file is put before the suffix of PATH",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, 1 or more")
+    return int(text)
+
+
+def _target(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    if not (name and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH, such as json=report.json")
+    return name, path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "cnnaudit(path): run the test once for each rule of a rule file (see cnnaudit_rule)"
+    )
+    if config.getoption("cnnaudit_report"):
+        from pytest_cnnaudit import reports  # noqa: PLC0415
+
+        reports.check(config)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if not any(fnmatch(file_path.name, glob) for glob in parent.config.getini("cnnaudit_files")):
+        return None
+    from pytest_cnnaudit.collect import AuditFile  # noqa: PLC0415
+
+    return AuditFile.from_parent(parent, path=file_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("cnnaudit")
+    if marker is not None:
+        from pytest_cnnaudit.collect import parametrize  # noqa: PLC0415
+
+        parametrize(metafunc, marker)
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    for measured, other, turned in ((left, right, op), (right, left, {">=": "<=", "<=": ">="}.get(op, op))):
+        if type(measured).__module__ == "cnnaudit.flow":
+            comparison: Any = measured.compare(turned, other)  # type: ignore[attr-defined]
+            lines: list[str] = comparison.explanation()
+            return lines
+    return None
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
+    from pytest_cnnaudit.rules import rule_of  # noqa: PLC0415
+
+    files = [ref.path for item in items if (ref := rule_of(item)) is not None]
+    if not files:
+        return None
+    where = f", on {device}" if (device := config.getoption("cnnaudit_device")) else ""
+    most = f", at most {n} images" if (n := config.getoption("cnnaudit_max_images")) else ""
+    rules, from_files = len(files), len(set(files))
+    return f"cnnaudit: {rules} rule{'s' * (rules != 1)} of {from_files} file{'s' * (from_files != 1)}{where}{most}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from pytest_cnnaudit import summary  # noqa: PLC0415
+
+    summary.write(terminalreporter)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("cnnaudit_report") and not hasattr(session.config, "workerinput"):
+        from pytest_cnnaudit import reports  # noqa: PLC0415
+
+        reports.write(session.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    from pytest_cnnaudit.audits import close  # noqa: PLC0415
+
+    close(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker where the session's finished audits are."""
+    from pytest_cnnaudit.audits import folder  # noqa: PLC0415
+
+    node.workerinput["cnnaudit_folder"] = str(folder(node.config))

@@ -1,0 +1,133 @@
+"""One rule as one test: which it is, and how its verdict becomes a test's outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cnnaudit.errors import CnnAuditError
+from cnnaudit.result import Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cnnaudit.result import Report, Verdict
+    from cnnaudit.spec import Spec
+
+__all__ = ["RuleReference", "RuleResult", "judged", "properties", "read", "rule_of"]
+
+
+@dataclass(frozen=True)
+class RuleReference:
+    """A rule of a file."""
+
+    path: Path
+    rule: str
+
+
+@dataclass(frozen=True, repr=False)
+class RuleResult:
+    """What a rule came to.
+
+    Attributes:
+        rule: Its id.
+        report: The audit that judged it.
+    """
+
+    rule: str
+    report: Report
+
+    @property
+    def outcome(self) -> Outcome:
+        """The gravest outcome of any site."""
+        return self.report.outcome(self.rule)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict for each site."""
+        return tuple(v for v in self.report.verdicts if v.rule == self.rule)
+
+    @property
+    def passed(self) -> bool:
+        """True where the rule fails no build: it holds, or is a warning, or undecided where that may pass."""
+        if self.outcome is Outcome.ERROR:
+            return False
+        binding = any(v.severity == "error" for v in self.verdicts)
+        undecided_fails = self.report.settings["undecided"] == "fail"
+        failed = self.outcome is Outcome.FAIL or (self.outcome is Outcome.UNDECIDED and undecided_fails)
+        return not (binding and failed)
+
+    def check(self) -> None:
+        """End the test: failed with where and why in a few lines, or skipped where the rule does not apply."""
+        __tracebackhide__ = True
+        if not self.passed:
+            pytest.fail(repr(self), pytrace=False)
+        if self.outcome is Outcome.NOT_APPLICABLE:
+            pytest.skip(self.verdicts[0].detail)
+
+    def __repr__(self) -> str:
+        from cnnaudit.report.brief import brief  # noqa: PLC0415 - only what fails is put into words
+
+        return brief(self.report, self.rule)
+
+
+def read(path: Path) -> Spec:
+    """Read a rule file without torch.
+
+    Raises:
+        SpecError: it has mistakes.
+    """
+    from cnnaudit.metrics import vocabulary  # noqa: PLC0415 - pydantic is imported when a file is read
+    from cnnaudit.spec import load  # noqa: PLC0415
+
+    return load(path, vocabulary())
+
+
+def rule_of(item: pytest.Item) -> RuleReference | None:
+    """Return the rule that a test stands for, if it does for one."""
+    reference = getattr(getattr(item, "function", None), "cnnaudit_rule", None)
+    if reference is None and hasattr(item, "callspec"):
+        reference = item.callspec.params.get("cnnaudit_rule")
+    return reference if isinstance(reference, RuleReference) else None
+
+
+def judged(request: pytest.FixtureRequest, reference: RuleReference) -> RuleResult:
+    """Judge a rule in one audit with all rules of its file that this session selects."""
+    from pytest_cnnaudit.audits import once  # noqa: PLC0415
+
+    __tracebackhide__ = True
+    spec = read(reference.path)
+    wanted = {found.rule for item in request.session.items if (found := rule_of(item)) and found.path == reference.path}
+    try:
+        report = once(request, spec, [rule.id for rule in spec.rules if rule.id in wanted | {reference.rule}])
+    except CnnAuditError as error:
+        line = next(rule.line for rule in spec.rules if rule.id == reference.rule)
+        pytest.fail(f"{spec.name}:{line}: {reference.rule} could not be evaluated\n  {error}", pytrace=False)
+    result = RuleResult(reference.rule, report)
+    request.node.user_properties.extend(properties(result))
+    return result
+
+
+def properties(result: RuleResult) -> list[tuple[str, str | float]]:
+    """Return what JUnit and the summary tell of a rule: scalars, of the site that stands for it."""
+    from cnnaudit.report.as_text import margin  # noqa: PLC0415
+
+    worst = min((v for v in result.verdicts if v.outcome is result.outcome), key=margin)
+    told: dict[str, str | float | None] = {
+        "rule": result.rule,
+        "file": str(result.report.spec["path"]),
+        "line": worst.line,
+        "outcome": str(result.outcome),
+        "severity": worst.severity,
+        "metric": f"{worst.metric}.{worst.field}",
+        "site": worst.site,
+        "value": worst.value,
+        "low": worst.low,
+        "high": worst.high,
+        "side": worst.side,
+        "bound": worst.bound,
+        "images": worst.n_images,
+    }
+    return [(f"cnnaudit.{name}", value) for name, value in told.items() if value is not None and value != ""]
