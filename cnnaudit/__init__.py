@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cnnaudit.errors import CnnAuditError, EvidenceError, GraphError, LoadError, MetricError, SpecError
+from cnnaudit.errors import (
+    CnnAuditError,
+    EvidenceError,
+    GraphError,
+    LoadError,
+    MetricError,
+    SpecError,
+    UndecidedError,
+)
 from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
+    from cnnaudit.flow import Flow, profile
     from cnnaudit.measurement import measure
     from cnnaudit.pipeline import audit
     from cnnaudit.report import render
@@ -20,26 +29,31 @@ __all__ = [
     "CnnAuditError",
     "Estimate",
     "EvidenceError",
+    "Flow",
     "GraphError",
     "LoadError",
     "MetricError",
     "Outcome",
     "Report",
     "SpecError",
+    "UndecidedError",
     "Verdict",
     "__version__",
     "audit",
     "measure",
+    "profile",
     "render",
 ]
 
 _HOMES = {
     "Estimate": "result",
+    "Flow": "flow",
     "Outcome": "result",
     "Report": "result",
     "Verdict": "result",
     "audit": "pipeline",
     "measure": "measurement",
+    "profile": "flow",
     "render": "report",
 }
 

@@ -7,7 +7,8 @@
     ├── LoadError            a model, its weights or the data could not be opened, or may not be
     ├── GraphError           the model could not be captured, or its capture computes something else
     ├── MetricError          a metric was asked for something it does not measure
-    └── EvidenceError        stored statistics do not belong together
+    ├── EvidenceError        stored statistics do not belong together
+    └── UndecidedError       an assertion in Python that these images neither keep nor break
 
 A rule that is broken is not an error: it is a verdict.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "MetricError",
     "Problem",
     "SpecError",
+    "UndecidedError",
 ]
 
 
@@ -71,3 +73,7 @@ class MetricError(CnnAuditError):
 
 class EvidenceError(CnnAuditError):
     """Stored statistics do not belong together."""
+
+
+class UndecidedError(CnnAuditError):
+    """An assertion in Python asks for more than these images tell; the message says how many would."""

@@ -19,7 +19,7 @@ import numpy as np
 from cnnaudit.errors import CnnAuditError
 from cnnaudit.intervals import Normal
 from cnnaudit.metrics import Gate
-from cnnaudit.result import Outcome, UnitCounts, Verdict
+from cnnaudit.result import Estimate, Outcome, UnitCounts, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,10 +29,28 @@ if TYPE_CHECKING:
     from cnnaudit.spec import Rule, Spec
     from cnnaudit.statistics import Probe, Statistic
 
-__all__ = ["decide"]
+__all__ = ["decide", "estimate"]
 
 _SHOWN = 5
 _ELSEWHERE = "Correct `at:` or the metric; add `if_absent: skip` where the rule is meant for other networks too."
+
+
+def estimate(found: Uncertain, unit: str, *, n_images: int, kernels: tuple[int, ...], confidence: float) -> Estimate:
+    """Return measured units, and their mean, with two-sided intervals."""
+    lows, highs = found.interval(confidence)
+    mean = found.mean()
+    low, high = mean.interval(confidence)
+    return Estimate(
+        value=float(mean.value[0]),
+        low=float(low[0]),
+        high=float(high[0]),
+        unit=unit,
+        n_images=n_images,
+        units=tuple(np.asarray(found.value, dtype=float).tolist()),
+        lows=tuple(lows.tolist()),
+        highs=tuple(highs.tolist()),
+        kernels=kernels,
+    )
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 
 from cnnaudit.errors import MetricError
+from cnnaudit.judge import estimate
 from cnnaudit.metrics import Metric, registry, vocabulary
 from cnnaudit.plan import GROUPS
-from cnnaudit.result import Estimate
 from cnnaudit.site import Op, Site, Tap
 from cnnaudit.statistics import Probe, View
 from cnnaudit.statistics.window_activity import OPERATORS
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+    from cnnaudit.result import Estimate
 
 __all__ = ["measure"]
 
@@ -89,20 +90,8 @@ def measure(
                 f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value"
             )
         found = found.on_dataset()
-    lows, highs = found.interval(confidence)
-    mean = found.mean()
-    low, high = mean.interval(confidence)
-    return Estimate(
-        value=float(mean.value[0]),
-        low=float(low[0]),
-        high=float(high[0]),
-        unit=metric.fields[field].unit,
-        n_images=count,
-        units=tuple(np.asarray(found.value, dtype=float).tolist()),
-        lows=tuple(lows.tolist()),
-        highs=tuple(highs.tolist()),
-        kernels=tuple(range(len(found.value))),
-    )
+    kernels = tuple(range(len(found.value)))
+    return estimate(found, metric.fields[field].unit, n_images=count, kernels=kernels, confidence=confidence)
 
 
 def _find(name: str) -> tuple[Metric, str]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cnnaudit.graph import ModelGraph
     from cnnaudit.statistics import Probe, Statistic
 
-__all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec"]
+__all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec", "using_threads"]
 
 
 _SMALL = 2**18  # values of the largest map of a block
@@ -162,7 +162,7 @@ def measure_all(
     with _undisturbed(None if isinstance(model, str) else model):
         prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
         threads = _threads(prepared)
-        with _using(threads):
+        with using_threads(threads):
             statistics = sweep(
                 prepared.graph,
                 prepared.plan.probes,
@@ -205,7 +205,7 @@ def audit(
     """
     measured = measure_all(spec, model=model, data=data, allow_imports=allow_imports, device=device, progress=progress)
     prepared = measured.prepared
-    with _using(1):
+    with using_threads(1):
         verdicts = decide(prepared.plan, measured.statistics, prepared.spec, classes=len(prepared.images.met))
     return Report(
         spec={
@@ -254,7 +254,8 @@ def _threads(prepared: Prepared) -> int:
 
 
 @contextmanager
-def _using(threads: int) -> Iterator[None]:
+def using_threads(threads: int) -> Iterator[None]:
+    """Let torch use so many threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cnnaudit.site import Site
     from cnnaudit.spec import Rule, Spec
 
-__all__ = ["GROUPS", "Check", "Plan", "make_plan"]
+__all__ = ["GROUPS", "Check", "Plan", "make_plan", "near_misses", "selects"]
 
 GROUPS = 64
 
@@ -88,13 +88,17 @@ def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool
     for rule in spec.rules:
         metric = registry()[rule.metric]
         if metric.labels and not labelled:
+            if rule.if_absent == "skip" and rule.min is rule.max is None:
+                # Nothing is asserted without a bound, so nothing that was asked for goes unjudged.
+                absent.append((rule, f"{metric.name} needs labels, and the data has none"))
+                continue
             raise MetricError(
                 f"{spec.place(rule)}: rule {rule.id!r} measures {metric.name}, which needs labels, and the data "
                 "has none: give the data a `labels` array or have the iterable yield (images, labels)"
             )
-        selected = [site for site in sites if _selects(rule, metric, site)]
+        selected = [site for site in sites if selects(rule, metric, site)]
         if not selected:
-            absent.append((rule, _near_misses(rule, metric, sites)))
+            absent.append((rule, near_misses(rule, metric, sites)))
         checks += [_check(rule, metric, site) for site in selected]
     blocks = GROUPS if n_images is None else -(-n_images // spec.sampling.block)
     groups = max(1, min(GROUPS, blocks))
@@ -103,7 +107,8 @@ def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool
     return Plan(tuple(checks), tuple(absent), probes, groups, _bytes(probes, groups, classes))
 
 
-def _selects(rule: Rule, metric: Metric, site: Site) -> bool:
+def selects(rule: Rule, metric: Metric, site: Site) -> bool:
+    """Whether a rule speaks of a site, be the metric defined there or not."""
     ops = (rule.op,) if rule.op else metric.at
     return site.op in ops and metric.where(site) and any(matches(pattern, site.path) for pattern in rule.at)
 
@@ -115,17 +120,18 @@ def _check(rule: Rule, metric: Metric, site: Site) -> Check:
     return Check(rule, metric, site, Probe(metric.reads, site, metric.taps, metric.options(rule.params)))
 
 
-def _near_misses(rule: Rule, metric: Metric, sites: Sequence[Site]) -> str:
+def near_misses(rule: Rule, metric: Metric, sites: Sequence[Site], *, whole: str = "the network") -> str:
+    """Say why a rule selects none of the sites, and which it may have meant; ``whole`` is what they are together."""
     ops = (rule.op,) if rule.op else metric.at
     wanted, pattern = " or ".join(ops), " or ".join(map(repr, rule.at))
     meant = [site.path for site in sites if site.op in ops and metric.where(site)]
     if not meant:
-        return f"the network has no {wanted} site that {metric.name} could be measured at"
+        return f"{whole} has no {wanted} site that {metric.name} could be measured at"
     close = [path for glob in rule.at for path in difflib.get_close_matches(glob, meant, n=3, cutoff=0.4)]
     named = ", ".join(dict.fromkeys(close or meant[:3]))
     others = [site for site in sites if any(matches(glob, site.path) for glob in rule.at)]
     found = f" (it matches {others[0].path}, a {others[0].op} site)" if others else ""
-    return f"at: {pattern} matches no {wanted} site{found}; the network has {len(meant)}, among them {named}"
+    return f"at: {pattern} matches no {wanted} site{found}; {whole} has {len(meant)}, among them {named}"
 
 
 def _bytes(probes: Sequence[Probe], groups: int, classes: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +108,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    from pytest_cnnaudit.audits import close  # noqa: PLC0415
-
-    close(config)
+    if audits := sys.modules.get("pytest_cnnaudit.audits"):  # only then there is something to put away
+        audits.close(config)
 
 
 @pytest.hookimpl(optionalhook=True)

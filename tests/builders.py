@@ -52,6 +52,7 @@ def make_rule(metric="made_up", field="value", **facts) -> Rule:
         "estimand": None,
         "if_absent": "error",
         "refs": (),
+        "marks": (),
         "line": 3,
         "column": 5,
     }
