@@ -1,6 +1,7 @@
 """What the README shows is what happens."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from cnnaudit.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
-def _at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def _at_the_root(request, monkeypatch):
+    if "pytester" not in request.fixturenames:
+        monkeypatch.chdir(ROOT)
 
 
 def test_two_commands_that_can_be_pasted():
@@ -24,8 +27,24 @@ def test_two_commands_that_can_be_pasted():
 
 
 def test_python_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = [code for code in PYTHON if not code.startswith("# ")]
     exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - the README's own code
+
+
+def test_five_lines_audit_a_model_from_conftest(pytester):
+    files = {code.partition("\n")[0].removeprefix("# "): code for code in PYTHON if code.startswith("# ")}
+    assert sorted(files) == ["conftest.py", "test_flow.py"]
+    assert files["test_flow.py"].count("\n") == 1 + 5
+    for name, code in files.items():
+        pytester.path.joinpath(name).write_text(code, encoding="utf-8")
+    for name in ("model.py", "weights.safetensors", "digits.npz"):
+        shutil.copy(ROOT / "examples" / "digits" / name, pytester.path / name)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    test = pytester.path / "test_flow.py"
+    test.write_text(files["test_flow.py"].replace(">= 0.02", ">= 0.5"), encoding="utf-8")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*branch_variance_share.share >= 0.5: fails at * of 4 sites (1,200 images, 95 %)"])
 
 
 def test_shown_output_is_the_real_one(capsys):
