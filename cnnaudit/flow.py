@@ -430,6 +430,7 @@ class Comparison:
         """
         if self.outcome in (Outcome.PASS, Outcome.FAIL):
             return self.passed
+        __tracebackhide__ = True  # pytest then shows the assertion instead of this
         error = UndecidedError if self.outcome is Outcome.UNDECIDED else MetricError
         raise error("\n".join(self.explanation()))
 
@@ -445,7 +446,7 @@ class Comparison:
                 number(verdict.value),
                 f"[{number(verdict.low)}, {number(verdict.high)}]",
                 f"{verdict.units.failing} of {verdict.units.total}",
-                *([f"{verdict.n_needed:,}" if verdict.n_needed else "unknown"] if needed else []),
+                *([_needed(verdict)] if needed else []),
             )
             for verdict in shown[:_SHOWN]
         ]
@@ -518,6 +519,12 @@ def _estimate(check: Check, statistic: Statistic, confidence: float) -> Estimate
     unit = check.metric.fields[check.rule.field].unit
     kernels = kernels if len(kernels) == units else tuple(range(units))
     return estimate(found, unit, n_images=n, kernels=kernels, confidence=confidence)
+
+
+def _needed(verdict: Verdict) -> str:
+    if verdict.outcome is not Outcome.UNDECIDED:
+        return ""
+    return f"{verdict.n_needed:,}" if verdict.n_needed else "unknown"
 
 
 def _refuse(op: str) -> NoReturn:

@@ -84,17 +84,24 @@ def _parameters(request: pytest.FixtureRequest) -> dict[str, int]:
 def _stored(path: Path, run: Callable[[], Report]) -> Report:
     finished, failed = path.with_suffix(".json"), path.with_suffix(".error")
     with FileLock(path.with_suffix(".lock")):
-        if failed.exists():
-            raise CnnAuditError(failed.read_text(encoding="utf-8"))
-        if finished.exists():
-            return Report.from_json(finished.read_text(encoding="utf-8"))
-        try:
-            report = run()
-        except CnnAuditError as error:
-            failed.write_text(str(error), encoding="utf-8")
-            raise
-        finished.write_text(report.to_json(), encoding="utf-8")
-    return report
+        if not finished.exists() and not failed.exists():
+            try:
+                _write(finished, run().to_json())
+            except Exception as error:
+                # Whatever went wrong would go wrong again for every other rule of the file.
+                told = str(error) if isinstance(error, CnnAuditError) else f"{type(error).__name__}: {error}"
+                _write(failed, told)
+                raise
+    if failed.exists():
+        raise CnnAuditError(failed.read_text(encoding="utf-8"))
+    return Report.from_json(finished.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is whole as soon as it exists."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _narrowed(spec: Spec, rules: Sequence[str]) -> Spec:

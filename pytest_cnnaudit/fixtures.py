@@ -40,15 +40,19 @@ class Auditor:
             CnnAuditError: the audit could not be carried out.
         """
         __tracebackhide__ = True
+        from cnnaudit.errors import CnnAuditError  # noqa: PLC0415
         from cnnaudit.pipeline import read_spec  # noqa: PLC0415 - torch is imported when a test audits
         from pytest_cnnaudit.audits import audit, once  # noqa: PLC0415
         from pytest_cnnaudit.rules import RuleResult, properties  # noqa: PLC0415
 
-        found = read_spec(self._path(spec) if isinstance(spec, (str, Path)) else spec)
-        if model is None and data is None and found.path is not None:
-            report = once(self._request, found, [rule.id for rule in found.rules])
-        else:
-            report = audit(self._request, found, model=model, data=data)
+        try:
+            found = read_spec(self._path(spec) if isinstance(spec, (str, Path)) else spec)
+            if model is None and data is None and found.path is not None:
+                report = once(self._request, found, [rule.id for rule in found.rules])
+            else:
+                report = audit(self._request, found, model=model, data=data)
+        except CnnAuditError as error:
+            raise error.with_traceback(None) from None  # the test's own line and the message are enough
         results = [RuleResult(rule.id, report) for rule in found.rules]
         for result in results:
             self._request.node.user_properties.extend(properties(result))
@@ -64,11 +68,16 @@ class Auditor:
 
         A model or data that is not given comes from the fixtures ``cnnaudit_model`` and ``cnnaudit_data``.
         """
+        __tracebackhide__ = True
+        from cnnaudit.errors import CnnAuditError  # noqa: PLC0415
         from pytest_cnnaudit.audits import profile  # noqa: PLC0415
 
         if isinstance(rules, (str, Path)) and str(rules).endswith((".yaml", ".yml")):
             rules = self._path(rules)
-        return profile(self._request, model, data, rules=rules, max_images=max_images)
+        try:
+            return profile(self._request, model, data, rules=rules, max_images=max_images)
+        except CnnAuditError as error:
+            raise error.with_traceback(None) from None
 
     def _path(self, written: str | Path) -> Path:
         """A path beside the test's file, or else where pytest was started."""

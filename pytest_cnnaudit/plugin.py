@@ -83,6 +83,8 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
+    if "pytest_cnnaudit.rules" not in sys.modules:  # nothing of ours was collected
+        return None
     from pytest_cnnaudit.rules import rule_of  # noqa: PLC0415
 
     files = [ref.path for item in items if (ref := rule_of(item)) is not None]

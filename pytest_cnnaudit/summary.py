@@ -19,7 +19,9 @@ _Told = dict[str, Any]
 
 def write(terminal: pytest.TerminalReporter) -> None:
     """Write the table, unless nothing was audited; with ``-q`` only what does not pass."""
-    found = sorted(_rules(terminal), key=lambda told: (_GRAVITY.index(told["outcome"]), _margin(told)))
+    # Several tests may have judged the same rule in the same audit.
+    distinct = {tuple(told.items()): told for told in _rules(terminal)}.values()
+    found = sorted(distinct, key=lambda told: (_GRAVITY.index(told["outcome"]), _margin(told)))
     if terminal.verbosity < 0:
         found = [told for told in found if told["outcome"] not in ("pass", "not_applicable")]
     if not found:
