@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -23,6 +24,7 @@ from filelock import FileLock
 
 from cnnaudit.errors import CnnAuditError, LoadError
 from cnnaudit.result import Report
+from pytest_cnnaudit.rules import rule_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from cnnaudit.flow import Flow
     from cnnaudit.spec import Spec
 
-__all__ = ["audit", "close", "folder", "once", "profile", "reports"]
+__all__ = ["close", "folder", "once", "profile", "reports"]
 
 _FOLDER = pytest.StashKey[Path]()
 _REPORTS = pytest.StashKey[dict[str, Report]]()
@@ -58,27 +60,40 @@ def reports(config: pytest.Config) -> list[Report]:
     return sorted(found, key=lambda report: str(report.spec["path"]))
 
 
-def once(request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str]) -> Report:
-    """Audit some rules of a file, unless that was done in this session: with this model and data, on this device.
+def once(
+    request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str], *, model: Any = None, data: Any = None
+) -> Report:
+    """Audit some rules, unless that was done in this session: by these rules, of this model and data, on this device.
+
+    A model or data that neither the call nor the rules give comes from fixtures.
 
     Raises:
         CnnAuditError: the audit could not be carried out, here or where it was tried first.
     """
     options = [request.config.getoption(f"cnnaudit_{name}") for name in ("device", "max_images")]
-    variant = _parameters(request)
-    wanted = json.dumps([str(spec.path), spec.sha256, list(rules), options, variant])
-    key = hashlib.sha256(wanted.encode()).hexdigest()
+    wanted = [str(spec.path and spec.path.resolve()), spec.sha256, list(rules), options]
+    if model is not None or data is not None or spec.model is None or spec.data is None:
+        wanted.append(_origin(request))
+    key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()
     known = request.config.stash.setdefault(_REPORTS, {})
     if key not in known:
-        known[key] = _stored(folder(request.config) / key, lambda: audit(request, _narrowed(spec, rules)))
+        narrowed = replace(spec, rules=tuple(rule for rule in spec.rules if rule.id in rules))
+        path = folder(request.config) / key
+        known[key] = _stored(path, lambda: _audit(request, narrowed, model=model, data=data))
     return known[key]
 
 
-def _parameters(request: pytest.FixtureRequest) -> dict[str, int]:
-    """The test's parameters other than the rule, by their position: a parametrised model is another model."""
-    callspec = getattr(request.node, "callspec", None)
-    indices = callspec.indices if callspec else {}
-    return {name: index for name, index in indices.items() if name != "cnnaudit_rule"}
+def _origin(request: pytest.FixtureRequest) -> str:
+    """Where a live model or data comes from, the same for all rules of one test.
+
+    Only a test of rules gets the same from its fixtures each time; another may have changed it since the last audit.
+    """
+    reference = rule_of(request.node)
+    if reference is None:
+        return uuid.uuid4().hex
+    test, _, parameters = request.node.name.partition("[")
+    others = ["", parameters] if test == reference.rule else [test, parameters.replace(reference.rule, "", 1)]
+    return "::".join([request.node.parent.nodeid, *others])
 
 
 def _stored(path: Path, run: Callable[[], Report]) -> Report:
@@ -104,16 +119,7 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _narrowed(spec: Spec, rules: Sequence[str]) -> Spec:
-    return replace(spec, rules=tuple(rule for rule in spec.rules if rule.id in rules))
-
-
-def audit(request: pytest.FixtureRequest, spec: Spec, *, model: Any = None, data: Any = None) -> Report:
-    """Audit; a model or data that neither the call nor the file gives comes from fixtures.
-
-    Raises:
-        CnnAuditError: the audit could not be carried out.
-    """
+def _audit(request: pytest.FixtureRequest, spec: Spec, *, model: Any, data: Any) -> Report:
     from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when a model is audited, not before
 
     model, data = _given(request, spec, model, data)
@@ -179,7 +185,9 @@ def _missing(spec: Spec | None, what: str) -> str:
 def _session(request: pytest.FixtureRequest, model: Any) -> Iterator[dict[str, Any]]:
     """What the session says of every audit: where it runs, and that code below rootdir may be imported."""
     device = request.config.getoption("cnnaudit_device")
-    live = model is not None and not isinstance(model, str)
+    import torch  # noqa: PLC0415
+
+    live = isinstance(model, torch.nn.Module)
     _share_processors()
     with _moved(model, device) if live and device else nullcontext():
         root = request.config.rootpath.as_posix()

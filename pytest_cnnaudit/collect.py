@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,17 @@ from cnnaudit.errors import SpecError
 from pytest_cnnaudit.rules import RuleReference, judged, read
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cnnaudit.spec import Rule, Spec
 
 __all__ = ["AuditFile", "parametrize"]
+
+_HOOKS = {f"{when}_{what}" for when in ("setup", "teardown") for what in ("module", "function")} | {
+    "setUpModule",
+    "tearDownModule",
+}
 
 
 class AuditFile(pytest.Module):
@@ -24,10 +31,23 @@ class AuditFile(pytest.Module):
     They are functions so that fixtures, parametrised ones too, markers and other plugins treat them like any test.
     """
 
+    rule_file = True
+
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        for test in super().collect():
+            if isinstance(test, pytest.Function) and "." in test.name:
+                # pytest takes the dots of a name that a test ends with for those of a Python path, and shows colons.
+                where = *test.reportinfo()[:2], f"rule {test.name}"
+                test.reportinfo = lambda where=where: where  # type: ignore[method-assign,misc]
+            yield test
+
     def _getobj(self) -> types.ModuleType:
         module = types.ModuleType(self.path.name)
         spec = _read(self.path)
         for rule in spec.rules:
+            if rule.id in _HOOKS or rule.id.startswith(("pytest", "__")):
+                told = f"{spec.place(rule)}: pytest means something else by {rule.id!r}: give the rule another id"
+                raise self.CollectError(told)
             setattr(module, rule.id, _function(self.path, spec, rule))
         return module
 
@@ -51,7 +71,7 @@ def _function(path: Path, spec: Spec, rule: Rule) -> Any:
 def parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
     """Run a test once for each rule of the file that its marker names."""
     name = metafunc.definition.name
-    if len(marker.args) != 1 or marker.kwargs:
+    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], (str, os.PathLike)):
         raise pytest.Collector.CollectError(f"{name}: @pytest.mark.cnnaudit takes the path of one rule file")
     if "cnnaudit_rule" not in metafunc.fixturenames:
         raise pytest.Collector.CollectError(f"{name} is marked cnnaudit and must take the fixture cnnaudit_rule")

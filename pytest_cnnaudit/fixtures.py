@@ -42,15 +42,12 @@ class Auditor:
         __tracebackhide__ = True
         from cnnaudit.errors import CnnAuditError  # noqa: PLC0415
         from cnnaudit.pipeline import read_spec  # noqa: PLC0415 - torch is imported when a test audits
-        from pytest_cnnaudit.audits import audit, once  # noqa: PLC0415
+        from pytest_cnnaudit.audits import once  # noqa: PLC0415
         from pytest_cnnaudit.rules import RuleResult, properties  # noqa: PLC0415
 
         try:
             found = read_spec(self._path(spec) if isinstance(spec, (str, Path)) else spec)
-            if model is None and data is None and found.path is not None:
-                report = once(self._request, found, [rule.id for rule in found.rules])
-            else:
-                report = audit(self._request, found, model=model, data=data)
+            report = once(self._request, found, [rule.id for rule in found.rules], model=model, data=data)
         except CnnAuditError as error:
             raise error.with_traceback(None) from None  # the test's own line and the message are enough
         results = [RuleResult(rule.id, report) for rule in found.rules]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cnnaudit", "cnnaudit_data", "cnnaudit_model", "cnnaudit_rule"]
 
+_TURNED = {">=": "<=", "<=": ">="}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("cnnaudit_files", "globs of rule files that are collected as tests", "args", ["*.audit.yaml"])
@@ -35,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, 1 or more")
     return int(text)
 
@@ -74,16 +76,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    for measured, other, turned in ((left, right, op), (right, left, {">=": "<=", "<=": ">="}.get(op, op))):
-        if type(measured).__module__ == "cnnaudit.flow":
-            comparison: Any = measured.compare(turned, other)  # type: ignore[attr-defined]
-            lines: list[str] = comparison.explanation()
-            return lines
-    return None
+    flow = sys.modules.get("cnnaudit.flow")
+    if flow is None or op not in _TURNED:
+        return None
+    if isinstance(left, flow.Selection):
+        comparison = left.compare(op, right)
+    elif isinstance(right, flow.Selection):
+        comparison = right.compare(_TURNED[op], left)
+    else:
+        return None
+    lines: list[str] = comparison.explanation()
+    return lines
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
-    if "pytest_cnnaudit.rules" not in sys.modules:  # nothing of ours was collected
+    if "pytest_cnnaudit.rules" not in sys.modules or config.get_verbosity() < 0:  # without it none were collected
         return None
     from pytest_cnnaudit.rules import rule_of  # noqa: PLC0415
 

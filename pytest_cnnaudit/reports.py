@@ -45,9 +45,11 @@ def write(config: pytest.Config) -> None:
 
 def _names(finished: Sequence[Report]) -> list[str]:
     """A name for each report that no other has."""
+    stems = [Path(str(report.spec["path"])).name.removesuffix(".yaml").removesuffix(".audit") for report in finished]
     names: list[str] = []
-    for report in finished:
-        stem = Path(str(report.spec["path"])).name.partition(".")[0]
-        taken = sum(name == stem or name.startswith(f"{stem}-") for name in names)
-        names.append(f"{stem}-{taken + 1}" if taken else stem)
+    for stem in stems:
+        name, number = stem, 2
+        while name in names or (name != stem and name in stems):
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
     return names

@@ -100,11 +100,15 @@ def judged(request: pytest.FixtureRequest, reference: RuleReference) -> RuleResu
     __tracebackhide__ = True
     spec = read(reference.path)
     wanted = {found.rule for item in request.session.items if (found := rule_of(item)) and found.path == reference.path}
+    selected = [rule.id for rule in spec.rules if rule.id in wanted | {reference.rule}]
+    report, told = None, ""
     try:
-        report = once(request, spec, [rule.id for rule in spec.rules if rule.id in wanted | {reference.rule}])
+        report = once(request, spec, selected)
     except CnnAuditError as error:
+        told = str(error)
+    if report is None:  # told outside of the except clause, or pytest would show both
         line = next(rule.line for rule in spec.rules if rule.id == reference.rule)
-        pytest.fail(f"{spec.name}:{line}: {reference.rule} could not be evaluated\n  {error}", pytrace=False)
+        pytest.fail(f"{spec.name}:{line}: {reference.rule} could not be evaluated\n  {told}", pytrace=False)
     result = RuleResult(reference.rule, report)
     request.node.user_properties.extend(properties(result))
     return result

@@ -52,7 +52,13 @@ def _rules(terminal: pytest.TerminalReporter) -> Iterator[_Told]:
             if name == "cnnaudit.images":  # the last of a rule
                 test = report.nodeid.rpartition("::")[2]
                 # The name of a test of one rule also tells which model it was.
-                yield told | {"rule": test if told["rule"] in test else told["rule"]}
+                yield told | {"rule": test if _stands_for(test, told["rule"]) else told["rule"]}
+
+
+def _stands_for(test: str, rule: str) -> bool:
+    """Whether a test is one rule's, by its name: ``rule``, ``rule[model]``, ``test[rule]`` or ``test[model-rule]``."""
+    name, _, parameters = test.removesuffix("]").partition("[")
+    return rule in (name, parameters) or parameters.endswith(f"-{rule}") or parameters.startswith(f"{rule}-")
 
 
 def _row(told: _Told, number: Callable[[float | None], str]) -> list[str]:

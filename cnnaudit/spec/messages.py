@@ -17,6 +17,8 @@ __all__ = ["NO_RULES", "describe", "did_you_mean", "quoted"]
 
 NO_RULES = "a file without rules audits nothing: list at least one under rules:"
 
+_MARK = "a mark is a name made of letters, digits and '_', and starts with a letter"
+
 # (keys of the path, pydantic's error type) -> words better than the general ones below
 _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
     (("cnnaudit",), "missing"): "the file must say the version it is written for, first of all: cnnaudit: 1",
@@ -24,6 +26,8 @@ _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
     (("rules",), "tuple_type"): "rules is a list: start each rule with '- '",
     (("rules",), "model_type"): "a rule is a mapping such as {metric: activity.dead, max: 0}",
     (("rules", "id"), "string_pattern_mismatch"): "an id is made of letters, digits, '.', '_' and '-'",
+    (("rules", "marks"), "string_pattern_mismatch"): _MARK,
+    (("marks",), "string_pattern_mismatch"): _MARK,
     (("rules", "id"), "string_too_long"): "an id has at most 100 characters",
 }
 
