@@ -469,12 +469,18 @@ class Comparison:
         return f"{what}: {_WORDS[self.outcome]} at {number_of} of {_count(len(self.verdicts), 'site')}"
 
 
-def _spec(rules: Any, sampling: dict[str, Any]) -> Spec:
-    """The rules that say what is measured, with the sampling that was given."""
+def rule_file(rules: Any) -> Spec | None:
+    """Read ``rules`` of :func:`profile` that are a whole rule file; None where they name metrics."""
     is_path = isinstance(rules, str) and rules.endswith((".yaml", ".yml"))
     is_file = isinstance(rules, Mapping) and "metric" not in rules
-    if is_path or is_file or not isinstance(rules, (str, Mapping, list, tuple)):
-        spec = read_spec(rules)
+    whole = is_path or is_file or not isinstance(rules, (str, Mapping, list, tuple))
+    return read_spec(rules) if whole else None
+
+
+def _spec(rules: Any, sampling: dict[str, Any]) -> Spec:
+    """The rules that say what is measured, with the sampling that was given."""
+    spec = rule_file(rules)
+    if spec is not None:
         told = _read([{"metric": spec.rules[0].metric}], sampling).sampling
         return replace(spec, sampling=spec.sampling.model_copy(update=told.model_dump(include=set(sampling))))
     if rules == "recommended":

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +24,15 @@ from filelock import FileLock
 
 from cnnaudit.errors import CnnAuditError, LoadError
 from cnnaudit.result import Report
-from pytest_cnnaudit.rules import rule_of
+from pytest_cnnaudit.fixtures import NOT_GIVEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from cnnaudit.flow import Flow
     from cnnaudit.spec import Spec
 
-__all__ = ["close", "folder", "once", "profile", "reports"]
+__all__ = ["alone", "close", "folder", "profile", "reports", "shared"]
 
 _FOLDER = pytest.StashKey[Path]()
 _REPORTS = pytest.StashKey[dict[str, Report]]()
@@ -60,40 +60,60 @@ def reports(config: pytest.Config) -> list[Report]:
     return sorted(found, key=lambda report: str(report.spec["path"]))
 
 
-def once(
-    request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str], *, model: Any = None, data: Any = None
-) -> Report:
-    """Audit some rules, unless that was done in this session: by these rules, of this model and data, on this device.
-
-    A model or data that neither the call nor the rules give comes from fixtures.
+def shared(request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str]) -> Report:
+    """Audit some rules of a file, unless another test of its rules has done so in this session.
 
     Raises:
         CnnAuditError: the audit could not be carried out, here or where it was tried first.
     """
     options = [request.config.getoption(f"cnnaudit_{name}") for name in ("device", "max_images")]
-    wanted = [str(spec.path and spec.path.resolve()), spec.sha256, list(rules), options]
-    if model is not None or data is not None or spec.model is None or spec.data is None:
+    wanted = [str(spec.path and spec.path.resolve()), spec.sha256, list(rules), options, *_files(spec)]
+    if spec.model is None or spec.data is None:
         wanted.append(_origin(request))
     key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()
     known = request.config.stash.setdefault(_REPORTS, {})
     if key not in known:
         narrowed = replace(spec, rules=tuple(rule for rule in spec.rules if rule.id in rules))
-        path = folder(request.config) / key
-        known[key] = _stored(path, lambda: _audit(request, narrowed, model=model, data=data))
+        known[key] = _stored(folder(request.config) / key, lambda: _audit(request, narrowed))
     return known[key]
 
 
-def _origin(request: pytest.FixtureRequest) -> str:
-    """Where a live model or data comes from, the same for all rules of one test.
+def alone(request: pytest.FixtureRequest, spec: Spec, *, model: Any = None, data: Any = None) -> Report:
+    """Audit for one test: what it names or gives may have changed since any other did.
 
-    Only a test of rules gets the same from its fixtures each time; another may have changed it since the last audit.
+    A model or data that neither the call nor the rules give comes from fixtures.
+
+    Raises:
+        CnnAuditError: the audit could not be carried out.
     """
-    reference = rule_of(request.node)
-    if reference is None:
-        return uuid.uuid4().hex
-    test, _, parameters = request.node.name.partition("[")
-    others = ["", parameters] if test == reference.rule else [test, parameters.replace(reference.rule, "", 1)]
-    return "::".join([request.node.parent.nodeid, *others])
+    path = folder(request.config) / uuid.uuid4().hex
+    return _stored(path, lambda: _audit(request, spec, model=model, data=data))
+
+
+def _files(spec: Spec) -> Iterator[tuple[str, int, int]]:
+    """What tells that a file which a spec names was written anew."""
+    for source in (spec.model, spec.weights, spec.data):
+        path = Path(source.target) if source else None
+        if path is not None and path.is_file():
+            stat = path.stat()
+            yield str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _origin(request: pytest.FixtureRequest) -> str:
+    """Which fixtures a rule's model or data comes from: the test's without its rule."""
+    test, _, parameters = request.node.name.removesuffix("]").partition("[")
+    callspec = getattr(request.node, "callspec", None)
+    values = callspec.params if callspec else {}
+    names = list(values)
+    if "cnnaudit_rule" in values:
+        rule = str(values["cnnaudit_rule"].rule)
+        if names[0] == "cnnaudit_rule":
+            parameters = parameters.removeprefix(rule).removeprefix("-")
+        elif names[-1] == "cnnaudit_rule":
+            parameters = parameters.removesuffix(rule).removesuffix("-")
+    else:
+        test = ""  # a test of a rule file is named after the rule
+    return f"{request.node.parent.nodeid}::{test}::{parameters}"
 
 
 def _stored(path: Path, run: Callable[[], Report]) -> Report:
@@ -119,7 +139,7 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _audit(request: pytest.FixtureRequest, spec: Spec, *, model: Any, data: Any) -> Report:
+def _audit(request: pytest.FixtureRequest, spec: Spec, *, model: Any = None, data: Any = None) -> Report:
     from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when a model is audited, not before
 
     model, data = _given(request, spec, model, data)
@@ -135,10 +155,9 @@ def profile(request: pytest.FixtureRequest, model: Any, data: Any, *, rules: Any
     Raises:
         CnnAuditError: it could not be measured.
     """
-    from cnnaudit import flow, pipeline  # noqa: PLC0415 - see audit
+    from cnnaudit import flow  # noqa: PLC0415 - see _audit
 
-    whole_file = isinstance(rules, (Path, Mapping))
-    spec = pipeline.read_spec(rules) if whole_file else None
+    spec = flow.rule_file(rules)
     model, data = _given(request, spec, model, data)
     most = _fewer(request, max_images if max_images is not None or spec is None else spec.sampling.max_images)
     with _session(request, model) as options:
@@ -153,14 +172,27 @@ def _fewer(request: pytest.FixtureRequest, images: int | None) -> int | None:
 def _given(request: pytest.FixtureRequest, spec: Spec | None, model: Any, data: Any) -> tuple[Any, Any]:
     if model is None and (spec is None or spec.model is None):
         model = request.getfixturevalue("cnnaudit_model")
-        model = _usual_model(request) if model is None else model
-        if model is None:
-            raise LoadError(_missing(spec, "model"))
+        model = _usual_model(request) if model is NOT_GIVEN else model
+        _check_given(spec, "model", model)
     if data is None and (spec is None or spec.data is None):
         data = request.getfixturevalue("cnnaudit_data")
-        if data is None:
-            raise LoadError(_missing(spec, "data"))
+        _check_given(spec, "data", data)
+        if isinstance(data, Iterator):
+            raise LoadError(
+                "cnnaudit_data gave an iterator, which can be read once only: return a list or a DataLoader"
+            )
     return model, data
+
+
+def _check_given(spec: Spec | None, what: str, value: Any) -> None:
+    if value is None:
+        raise LoadError(f"the fixture cnnaudit_{what} returned None")
+    if value is NOT_GIVEN:
+        named = "" if spec is None else f"{spec.name}: no `{what}:`, and "
+        raise LoadError(
+            f"{named}no fixture gives a {what}: name one in the rule file, or write a fixture "
+            f'@pytest.fixture(scope="session") def cnnaudit_{what}() in conftest.py'
+        )
 
 
 def _usual_model(request: pytest.FixtureRequest) -> Any:
@@ -170,15 +202,7 @@ def _usual_model(request: pytest.FixtureRequest) -> Any:
     except pytest.FixtureLookupError as error:
         if error.argname != "model":
             raise
-        return None
-
-
-def _missing(spec: Spec | None, what: str) -> str:
-    named = "" if spec is None else f"{spec.name}: no `{what}:`, and "
-    return (
-        f"{named}no fixture gives a {what}: name one in the rule file, or write a fixture "
-        f'@pytest.fixture(scope="session") def cnnaudit_{what}() in conftest.py'
-    )
+        return NOT_GIVEN
 
 
 @contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditFile", "parametrize"]
 
+_OWN_MARKS = {"cnnaudit", "filterwarnings", "parametrize", "skipif", "usefixtures"}
 _HOOKS = {f"{when}_{what}" for when in ("setup", "teardown") for what in ("module", "function")} | {
     "setUpModule",
     "tearDownModule",
@@ -62,8 +63,7 @@ def _function(path: Path, spec: Spec, rule: Rule) -> Any:
     function.__doc__ = rule.why or None
     function.cnnaudit_rule = reference
     fixtures = [f"cnnaudit_{role}" for role in ("model", "data") if getattr(spec, role) is None]
-    marks = [getattr(pytest.mark, name) for name in rule.marks]
-    for mark in [*marks, *([pytest.mark.usefixtures(*fixtures)] if fixtures else [])]:
+    for mark in [*_marks(spec, rule), *([pytest.mark.usefixtures(*fixtures)] if fixtures else [])]:
         function = mark(function)
     return function
 
@@ -77,11 +77,19 @@ def parametrize(metafunc: pytest.Metafunc, marker: pytest.Mark) -> None:
         raise pytest.Collector.CollectError(f"{name} is marked cnnaudit and must take the fixture cnnaudit_rule")
     path = (metafunc.definition.path.parent / marker.args[0]).resolve()
     spec = _read(path)
-    params = [
-        pytest.param(RuleReference(path, rule.id), id=rule.id, marks=[getattr(pytest.mark, m) for m in rule.marks])
-        for rule in spec.rules
-    ]
+    params = [pytest.param(RuleReference(path, rule.id), id=rule.id, marks=_marks(spec, rule)) for rule in spec.rules]
     metafunc.parametrize("cnnaudit_rule", params, indirect=True)
+
+
+def _marks(spec: Spec, rule: Rule) -> list[pytest.MarkDecorator]:
+    taken = sorted(_OWN_MARKS & set(rule.marks))
+    if taken:
+        raise pytest.Collector.CollectError(f"{spec.place(rule)}: {taken[0]} is a mark of pytest's own with arguments")
+    try:
+        return [getattr(pytest.mark, name) for name in rule.marks]
+    except pytest.fail.Exception as error:  # under --strict-markers
+        told = str(error)
+    raise pytest.Collector.CollectError(f"{spec.place(rule)}: {told}")
 
 
 def _read(path: Path) -> Spec:

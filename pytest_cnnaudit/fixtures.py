@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from cnnaudit.spec import Spec
     from pytest_cnnaudit.rules import RuleResult
 
-__all__ = ["Auditor", "cnnaudit", "cnnaudit_data", "cnnaudit_model", "cnnaudit_rule"]
+NOT_GIVEN = object()  # what a fixture gives that nobody overrides: None may be somebody's mistake
+
+__all__ = ["NOT_GIVEN", "Auditor", "cnnaudit", "cnnaudit_data", "cnnaudit_model", "cnnaudit_rule"]
 
 
 class Auditor:
@@ -42,12 +44,12 @@ class Auditor:
         __tracebackhide__ = True
         from cnnaudit.errors import CnnAuditError  # noqa: PLC0415
         from cnnaudit.pipeline import read_spec  # noqa: PLC0415 - torch is imported when a test audits
-        from pytest_cnnaudit.audits import once  # noqa: PLC0415
+        from pytest_cnnaudit.audits import alone  # noqa: PLC0415
         from pytest_cnnaudit.rules import RuleResult, properties  # noqa: PLC0415
 
         try:
             found = read_spec(self._path(spec) if isinstance(spec, (str, Path)) else spec)
-            report = once(self._request, found, [rule.id for rule in found.rules], model=model, data=data)
+            report = alone(self._request, found, model=model, data=data)
         except CnnAuditError as error:
             raise error.with_traceback(None) from None  # the test's own line and the message are enough
         results = [RuleResult(rule.id, report) for rule in found.rules]
@@ -56,6 +58,8 @@ class Auditor:
         failed = [result for result in results if not result.passed]
         if failed:
             pytest.fail("\n".join(map(repr, failed)))
+        if not report.passed:
+            pytest.fail("\n".join(["nothing was judged", *map(repr, results)]))
         return report
 
     def profile(
@@ -77,9 +81,7 @@ class Auditor:
             raise error.with_traceback(None) from None
 
     def _path(self, written: str | Path) -> Path:
-        """A path beside the test's file, or else where pytest was started."""
-        beside = self._request.path.parent / written
-        return beside if beside.exists() else Path(written)
+        return self._request.path.parent / written
 
 
 @pytest.fixture
@@ -91,13 +93,13 @@ def cnnaudit(request: pytest.FixtureRequest) -> Auditor:
 @pytest.fixture(scope="session")
 def cnnaudit_model() -> Any:
     """The model of rule files without ``model:``; override it in conftest.py."""
-    return None
+    return NOT_GIVEN
 
 
 @pytest.fixture(scope="session")
 def cnnaudit_data() -> Any:
     """The data of rule files without ``data:``; override it in conftest.py."""
-    return None
+    return NOT_GIVEN
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ _TURNED = {">=": "<=", "<=": ">="}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addini("cnnaudit_files", "globs of rule files that are collected as tests", "args", ["*.audit.yaml"])
+    parser.addini(
+        "cnnaudit_files", "globs of rule files that are collected as tests", "args", ["*.audit.yaml", "*.audit.yml"]
+    )
     group = parser.getgroup("cnnaudit", "audits of convolutional networks")
     group.addoption("--cnnaudit-device", metavar="DEVICE", help="where audited models run, such as cpu or cuda:0")
     group.addoption("--cnnaudit-max-images", metavar="N", type=_positive, help="read at most N images in each audit")

@@ -19,7 +19,7 @@ __all__ = ["check", "write"]
 
 
 def check(config: pytest.Config) -> None:
-    """Refuse what could not be written before hours of audits.
+    """Refuse what could not be written before hours of audits, and remove what an earlier session wrote.
 
     Raises:
         UsageError: there is no such format, or no such folder.
@@ -30,6 +30,8 @@ def check(config: pytest.Config) -> None:
         target = config.invocation_params.dir / path
         if target.is_dir() or not target.parent.is_dir():
             raise pytest.UsageError(f"--cnnaudit-report: {path} cannot be written: no such folder, or one itself")
+        if not hasattr(config, "workerinput"):
+            target.unlink(missing_ok=True)  # where no audit is finished, nobody must take it for this session's
 
 
 def write(config: pytest.Config) -> None:

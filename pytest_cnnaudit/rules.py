@@ -95,7 +95,7 @@ def rule_of(item: pytest.Item) -> RuleReference | None:
 
 def judged(request: pytest.FixtureRequest, reference: RuleReference) -> RuleResult:
     """Judge a rule in one audit with all rules of its file that this session selects."""
-    from pytest_cnnaudit.audits import once  # noqa: PLC0415
+    from pytest_cnnaudit.audits import shared  # noqa: PLC0415
 
     __tracebackhide__ = True
     spec = read(reference.path)
@@ -103,7 +103,7 @@ def judged(request: pytest.FixtureRequest, reference: RuleReference) -> RuleResu
     selected = [rule.id for rule in spec.rules if rule.id in wanted | {reference.rule}]
     report, told = None, ""
     try:
-        report = once(request, spec, selected)
+        report = shared(request, spec, selected)
     except CnnAuditError as error:
         told = str(error)
     if report is None:  # told outside of the except clause, or pytest would show both

@@ -270,3 +270,37 @@ def test_a_pyproject_that_cannot_be_read_is_an_error(here, text, message):
 def test_a_pyproject_without_an_entry_allows_nothing(here):
     write(here / "pyproject.toml", "[project]\nname = 'x'\n")
     assert Trust.here().globs == ()
+
+
+# --- modules by their files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("glob", ["lib/**", "lib/**.py", "lib/made_up_pkg/models/*.py", "{here}/**"])
+def test_a_path_glob_covers_a_module_by_its_file(package, here, glob):
+    build = factory("made_up_pkg.models.deep:build", [glob.format(here=here.as_posix())])
+    assert build() == ("built", 3)
+
+
+@pytest.mark.parametrize("glob", ["lib/made_up_pkg/*.py", "lib/other/**", "made_up_pkg/**"])
+def test_a_path_glob_covers_no_other_module(package, glob):
+    with pytest.raises(LoadError, match="is code, and importing it is not allowed"):
+        factory("made_up_pkg.models.deep:build", [glob])
+
+
+def test_a_package_goes_before_a_module_of_the_same_name_as_in_python(package, here):
+    write(here / "lib" / "made_up_pkg" / "models.py")
+    with pytest.raises(LoadError, match="is code, and importing it is not allowed"):
+        factory("made_up_pkg.models:build", ["lib/made_up_pkg/*.py"])
+
+
+@pytest.mark.parametrize("written", ["subprocess:call", "os.path:join", "json.tool:main"])
+def test_a_glob_of_everything_does_not_cover_the_standard_library(here, written):
+    with pytest.raises(LoadError, match="is code, and importing it is not allowed"):
+        factory(written, ["/**"])
+
+
+def test_what_is_installed_below_the_root_is_covered_only_by_its_name(here):
+    write(here / "venv" / "site-packages" / "evil.py")
+    with pytest.raises(LoadError, match="is code, and importing it is not allowed"):
+        factory("venv/site-packages/evil.py:build", ["**"])
+    assert factory("venv/site-packages/evil.py:build", ["venv/site-packages/*.py"])() == ("built", 3)

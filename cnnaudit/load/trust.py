@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+import sysconfig
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Trust"]
 
 _ENVIRONMENT = "CNNAUDIT_ALLOW_IMPORT"
-_INSTALLED = {"site-packages", "dist-packages"}  # a virtual environment may lie inside a project
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,23 @@ class Trust:
         if any(re.fullmatch(_module_regex(g), name) for g in self.globs if not _path_glob(g)):
             return True
         file = _module_file(name)
-        return file is not None and not _INSTALLED & set(file.parts) and self._allows_file(file)
+        return file is not None and self._allows_file(file)
 
     def _allows_file(self, path: Path) -> bool:
         named = {self._relative(path), path.as_posix()}
-        return any(re.fullmatch(_regex(g, "/"), name) for g in self.globs if _path_glob(g) for name in named)
+        # What is installed below the root, in a virtual environment say, is not the project's.
+        installed = bool(_INSTALLED & set(path.parts)) or any(path.is_relative_to(folder) for folder in _standard())
+        globs = [g for g in self.globs if _path_glob(g) and (not installed or any(i in g for i in _INSTALLED))]
+        return any(re.fullmatch(_regex(g, "/"), name) for g in globs for name in named)
 
     def _relative(self, path: Path) -> str:
         root = self.root.resolve()
         return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _standard() -> set[Path]:
+    """Where the standard library lies."""
+    return {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
 
 
 def _module_file(name: str) -> Path | None:
@@ -141,7 +150,7 @@ def _module_file(name: str) -> Path | None:
         return Path(spec.origin).resolve() if spec.has_location and spec.origin else None
     for folder in spec.submodule_search_locations or ():
         base = Path(folder, *rest)
-        for file in (base.with_suffix(".py"), base / "__init__.py"):
+        for file in (base / "__init__.py", base.with_suffix(".py")):  # as Python looks for them
             if file.is_file():
                 return file.resolve()
     return None

@@ -231,11 +231,12 @@ def test_a_path_is_relative_to_the_tests_own_file(project):
     assert "deep/net.rules.yaml:6: fails fails at 1 of 2 sites" in ran.stdout.str()
 
 
-def test_else_a_path_is_relative_to_where_pytest_was_started(project):
-    project.rules(project.HOLDS)
-    check(project, "pass")
-    project.write("deep/test_deep.py", 'def test_deep(cnnaudit):\n    assert cnnaudit.check("net.rules.yaml").passed\n')
-    project.run("deep").assert_outcomes(passed=1)
+def test_a_file_where_pytest_was_started_is_not_taken_for_one_beside_the_test(project):
+    project.rules(project.HOLDS, name="net.rules.yaml")
+    project.write("deep/test_deep.py", 'def test_deep(cnnaudit):\n    cnnaudit.check("net.rules.yaml")\n')
+    ran = project.run("deep")
+    ran.assert_outcomes(failed=1)
+    assert "deep/net.rules.yaml: cannot be read: No such file or directory" in ran.stdout.str()
 
 
 def test_a_file_that_is_not_there_is_told(project):
@@ -258,19 +259,91 @@ def test_check_without_any_model_says_which_fixture_to_write(bare):
     assert "no fixture gives a model: name one in the rule file, or write a fixture" in ran.stdout.str()
 
 
-def test_check_shares_the_pass_of_the_files_own_tests(project):
-    project.rules(RULES)
+def test_a_file_that_a_test_writes_anew_is_audited_anew(project):
+    project.rules(project.FAILS, head=project.HEAD + "weights: weights.pt\n", name="net.rules.yaml")
+    project.write(
+        "test_net.py",
+        """
+import pytest
+import torch
+from model import Net
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_net(cnnaudit, dead, request):
+    torch.save(Net(dead).state_dict(), request.path.parent / "weights.pt")
+    cnnaudit.check("net.rules.yaml")
+""",
+    )
+    assert project.outcomes("test_net.py") == {
+        "test_net.py::test_net[False]": "passed",
+        "test_net.py::test_net[True]": "failed",
+    }
+
+
+def test_rules_that_python_changes_are_audited_anew(project):
+    project.rules(project.HOLDS, name="net.rules.yaml")
+    project.write(
+        "test_net.py",
+        """
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pytest_cnnaudit.rules import read
+
+def test_net(cnnaudit, request):
+    spec = read(request.path.parent / "net.rules.yaml")
+    assert cnnaudit.check(spec).passed
+    (rule,) = spec.rules
+    with pytest.raises(pytest.fail.Exception, match="holds fails at 1 of 1 site"):
+        cnnaudit.check(replace(spec, rules=(replace(rule, max=0.01),)))
+""",
+    )
+    project.run("test_net.py").assert_outcomes(passed=1)
+
+
+def test_rules_of_which_none_was_judged_do_not_pass(project):
+    project.rules("  - {metric: branch_variance_share, min: 0.1, if_absent: skip}\n")
     project.write("test_net.py", 'def test_net(cnnaudit):\n    cnnaudit.check("net.audit.yaml")\n')
-    project.run().assert_outcomes(passed=1, failed=2)
-    assert project.count("forward") == 1
+    ran = project.run("test_net.py")
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(["*nothing was judged", "*branch_variance_share does not apply*"])
 
 
-@pytest.mark.parametrize("written", ["../net.audit.yaml", "net.audit.yaml", "./net.audit.yaml"])
-def test_however_a_path_is_written_the_pass_is_shared(project, written):
-    project.rules(RULES)
-    project.write("deep/test_net.py", f'def test_net(cnnaudit):\n    cnnaudit.check("{written}")\n')
-    project.run().assert_outcomes(passed=1, failed=2)
-    assert project.count("forward") == 1
+@pytest.mark.parametrize("what", ["model", "data"])
+def test_a_fixture_that_forgets_to_return_is_told(bare, what):
+    add(bare, "\n@pytest.fixture\ndef model():\n    return build_alive()\n")
+    add(bare, f"\n@pytest.fixture(scope='session')\ndef cnnaudit_{what}():\n    pass\n")
+    ran = bare.run()
+    ran.assert_outcomes(failed=2)
+    assert ran.stdout.str().count(f"  the fixture cnnaudit_{what} returned None") == 2
+
+
+def test_data_that_can_be_read_only_once_is_refused(bare):
+    add(bare, "\n@pytest.fixture\ndef model():\n    return build_alive()\n")
+    add(bare, "\n@pytest.fixture(scope='session')\ndef cnnaudit_data():\n    yield iter([])\n")
+    ran = bare.run()
+    ran.assert_outcomes(failed=2)
+    assert (
+        "cnnaudit_data gave an iterator, which can be read once only: return a list or a DataLoader" in ran.stdout.str()
+    )
+
+
+def test_a_spec_is_measured_with_the_model_that_it_names(bare):
+    add(bare, "\n@pytest.fixture(scope='session')\ndef cnnaudit_model():\n    return build_alive()\n")
+    bare.rules(bare.FAILS, name="net.rules.yaml")
+    bare.write(
+        "test_net.py",
+        """
+from pytest_cnnaudit.rules import read
+
+def test_net(cnnaudit, request):
+    spec = read(request.path.parent / "net.rules.yaml")
+    assert not cnnaudit.profile(rules=spec)["activity.dead"] <= 0
+    assert cnnaudit.profile(rules={"metric": "activity"})["activity.dead"] <= 0
+""",
+    )
+    bare.run("test_net.py").assert_outcomes(passed=1)
 
 
 # --- one file, several models -----------------------------------------------------------------------------------

@@ -140,3 +140,14 @@ def test_the_fixture_without_the_marker_says_which_marker(project):
     ran.assert_outcomes(errors=1)
     assert 'cnnaudit_rule is for tests marked @pytest.mark.cnnaudit("x.audit.yaml")' in ran.outlines
     assert "Traceback" not in ran.stdout.str()
+
+
+def test_models_whose_names_hold_those_of_rules_are_told_apart(project):
+    project.rules("  - {id: avg, metric: activity.dead, max: 0}\n", head="cnnaudit: 1\ndata: data.npz\n")
+    project.write(
+        "conftest.py",
+        "import pytest\nfrom model import Net\n\n@pytest.fixture(scope='session', params=[False, True], "
+        "ids=['avgmax', 'maxavg'])\ndef cnnaudit_model(request):\n    return Net(request.param)\n",
+    )
+    project.write("test_net.py", CHECK)
+    assert sorted(project.outcomes("test_net.py").values()) == ["failed", "passed"]

@@ -84,3 +84,11 @@ def test_marks_reach_tests_that_are_marked_with_the_file(project):
 
 def test_strict_selection_knows_the_plugins_own_marker(project):
     assert project.run("-m", "cnnaudit").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.mark.parametrize("mark", ["parametrize", "usefixtures", "skipif", "filterwarnings", "cnnaudit"])
+def test_marks_that_mean_something_with_arguments_are_refused(project, mark):
+    project.rules(f"  - {{id: holds, metric: activity.apoz, max: 1, marks: [{mark}]}}\n")
+    ran = project.run()
+    ran.assert_outcomes(errors=1)
+    assert f"net.audit.yaml:5: {mark} is a mark of pytest's own with arguments" in ran.outlines

@@ -138,3 +138,12 @@ def test_a_report_that_is_not_asked_for_is_not_written(project):
     before = {path.name for path in project.path.iterdir()}
     project.run()
     assert {path.name for path in project.path.iterdir()} - before <= {".pytest_cache", "__pycache__"}
+
+
+def test_a_report_of_an_earlier_session_does_not_outlive_one_without_audits(project):
+    project.rules(project.HOLDS)
+    project.run("--cnnaudit-report=json=report.json").assert_outcomes(passed=1)
+    assert (project.path / "report.json").exists()
+    project.rules(project.HOLDS, head="cnnaudit: 1\nmodel: nowhere.py:build\ndata: data.npz\n")
+    project.run("--cnnaudit-report=json=report.json").assert_outcomes(failed=1)
+    assert not (project.path / "report.json").exists()
