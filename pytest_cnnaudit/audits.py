@@ -190,7 +190,7 @@ def _check_given(spec: Spec | None, what: str, value: Any) -> None:
     if value is NOT_GIVEN:
         named = "" if spec is None else f"{spec.name}: no `{what}:`, and "
         raise LoadError(
-            f"{named}no fixture gives a {what}: name one in the rule file, or write a fixture "
+            f"{named}no fixture gives the {what}: name it in the rule file, or write a fixture "
             f'@pytest.fixture(scope="session") def cnnaudit_{what}() in conftest.py'
         )
 

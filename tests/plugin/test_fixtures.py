@@ -66,7 +66,7 @@ def test_without_any_fixture_the_message_says_which_to_write(bare):
     ran.assert_outcomes(failed=2)
     assert section(ran, "holds") == [
         "net.audit.yaml:3: holds could not be evaluated",
-        "  net.audit.yaml: no `model:`, and no fixture gives a model: name one in the rule file, or write a fixture "
+        "  net.audit.yaml: no `model:`, and no fixture gives the model: name it in the rule file, or write a fixture "
         '@pytest.fixture(scope="session") def cnnaudit_model() in conftest.py',
     ]
 
@@ -256,7 +256,7 @@ def test_check_without_any_model_says_which_fixture_to_write(bare):
     check(bare, 'cnnaudit.check("net.rules.yaml")')
     ran = bare.run()
     ran.assert_outcomes(failed=1)
-    assert "no fixture gives a model: name one in the rule file, or write a fixture" in ran.stdout.str()
+    assert "no fixture gives the model: name it in the rule file, or write a fixture" in ran.stdout.str()
 
 
 def test_a_file_that_a_test_writes_anew_is_audited_anew(project):

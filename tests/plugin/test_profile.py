@@ -119,5 +119,5 @@ def test_model_and_data_may_come_from_fixtures(project):
 
 def test_without_a_model_the_message_says_which_fixture_to_write(profiled):
     ran = profiled("cnnaudit.profile(data=DATA)")
-    assert "no fixture gives a model: name one in the rule file, or write a fixture" in ran.stdout.str()
+    assert "no fixture gives the model: name it in the rule file, or write a fixture" in ran.stdout.str()
     assert "cnnaudit_model() in conftest.py" in ran.stdout.str()
