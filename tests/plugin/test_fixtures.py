@@ -75,7 +75,7 @@ def test_without_data_the_message_says_which_fixture_to_write(project):
     project.rules(RULES, head="cnnaudit: 1\nmodel: model.py:build\n")
     ran = project.run()
     ran.assert_outcomes(failed=2)
-    assert "no `data:`, and no fixture gives a data" in section(ran, "holds")[1]
+    assert "no `data:`, and no fixture gives the data" in section(ran, "holds")[1]
     assert "def cnnaudit_data() in conftest.py" in section(ran, "holds")[1]
 
 
