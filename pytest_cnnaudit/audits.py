@@ -1,7 +1,7 @@
-"""Every audit of a session is run once, and its report kept where all workers find it.
+"""Audits with the options of the session; tests of rules share one, whose report is kept where all workers find it.
 
 What is kept is the report, not the statistics: a worker that finds it loads no model and does not even import torch.
-It lives as long as the session, because only within one can nobody have changed the code that the audit ran.
+It lives as long as the session, because between two of them the code that the audit ran may have changed.
 """
 
 from __future__ import annotations

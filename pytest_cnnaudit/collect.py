@@ -32,8 +32,6 @@ class AuditFile(pytest.Module):
     They are functions so that fixtures, parametrised ones too, markers and other plugins treat them like any test.
     """
 
-    rule_file = True
-
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
         for test in super().collect():
             if isinstance(test, pytest.Function) and "." in test.name:
