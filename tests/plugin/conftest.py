@@ -204,6 +204,8 @@ def _everything_is_imported():
 def project(_everything_is_imported, pytester, tmp_path_factory, monkeypatch):
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS", "CNNAUDIT_ALLOW_IMPORT"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("CI", "BUILD_NUMBER"):  # with these pytest tells whole messages twice
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     counter = tmp_path_factory.mktemp("counter") / "noted"
     monkeypatch.setenv("COUNTER", os.fspath(counter))
