@@ -109,7 +109,8 @@ def _forward(model: nn.Module, batches: Sequence[Tensor]) -> None:
 
 
 def _sweep(prepared: Prepared, blocks: Sequence[Block]) -> dict[Any, Any]:
-    return sweep(prepared.graph, prepared.plan.probes, blocks, groups=prepared.plan.groups, size=BLOCK, seed=0)
+    *_, found = sweep(prepared.graph, prepared.plan.probes, blocks, groups=prepared.plan.groups, size=BLOCK, seed=0)
+    return found
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -98,8 +98,14 @@ def profile(
         _every_field(spec), model=model, data=data, allow_imports=allow_imports, device=device, progress=progress
     )
     prepared = measured.prepared
+    images = prepared.images
     return Flow(
-        prepared.spec, prepared.plan, tuple(prepared.graph.sites), measured.statistics, len(prepared.images.met)
+        prepared.spec,
+        prepared.plan,
+        tuple(prepared.graph.sites),
+        measured.statistics,
+        len(images.met),
+        images.values,
     )
 
 
@@ -113,6 +119,7 @@ class Flow:
         sites: Every site of the network, in its order.
         statistics: What was read.
         classes: Number of classes that were met.
+        values: The values of each column that rules slice by.
     """
 
     spec: Spec
@@ -120,6 +127,7 @@ class Flow:
     sites: tuple[Site, ...]
     statistics: Mapping[Probe, Statistic]
     classes: int
+    values: Mapping[str, Sequence[str]]
 
     def __getitem__(self, key: str) -> Selection:
         """Return a rule by its id, with its sites, share, reduction and estimand; or else a metric or a field of one.
@@ -175,6 +183,16 @@ class Flow:
 
     def __repr__(self) -> str:
         return f"<Flow of {', '.join(self) or 'nothing'}: {_count(self.n_images, 'image')}>"
+
+    def _statistic(self, probe: Probe) -> Statistic:
+        """What a probe read of all images: of all slices together where it tells slices apart."""
+        if not probe.by:
+            return self.statistics[probe]
+        parts = [part for slice_, part in self.statistics.items() if replace(slice_, slice=None) == probe]
+        whole = probe.statistic(probe, self.plan.groups)
+        for part in parts:
+            whole.merge(part)
+        return whole
 
     @cached_property
     def _named(self) -> dict[str, Rule]:
@@ -288,7 +306,7 @@ class Selection:
             )
         if check.probe is None:
             raise MetricError(f"{_name(self.rule)} does not apply at {site}: {check.reason}")
-        return _estimate(check, self.flow.statistics[check.probe], self.flow.spec.sampling.confidence)
+        return _estimate(check, self.flow._statistic(check.probe), self.flow.spec.sampling.confidence)  # noqa: SLF001
 
     def __iter__(self) -> Iterator[str]:
         return (check.site.path for check in self._applying)
@@ -353,7 +371,8 @@ class Selection:
         rule = replace(self.rule, min=bound if op == ">=" else None, max=bound if op == "<=" else None)
         plan = replace(flow.plan, checks=tuple(replace(check, rule=rule) for check in self._applying), absent=())
         with using_threads(1):
-            return decide(plan, flow.statistics, replace(flow.spec, rules=(rule,)), classes=flow.classes)
+            spec = replace(flow.spec, rules=(rule,))
+            return decide(plan, flow.statistics, spec, classes=flow.classes, values=flow.values)
 
     def _reworded(self, **keys: Any) -> Rule:
         """The rule with some of its keys written anew, which are read as those of a rule file are."""
@@ -441,7 +460,7 @@ class Comparison:
         needed = any(verdict.n_needed for verdict in shown)
         rows = [
             (
-                verdict.site,
+                verdict.place,
                 verdict.outcome,
                 number(verdict.value),
                 f"[{number(verdict.low)}, {number(verdict.high)}]",

@@ -4,32 +4,35 @@ A unit's evidence is two p-values: of "it violates the bound", small where it su
 the bound", small where it surely violates it. A site with m units of which u must keep the bound is decided by
 partial conjunction (Benjamini & Heller, Biometrics 64 (2008), Bonferroni form): PASS where the u-th smallest of
 the first times (m - u + 1) is at most alpha, FAIL where the (m - u + 1)-th smallest of the second times u, times
-the number of sites that the rule is judged at, is at most alpha. So neither a false PASS nor a false FAIL of a
-rule is likelier than alpha, whatever the dependence between units.
+the number of sites and slices that the rule is judged at, is at most alpha. So neither a false PASS nor a false FAIL
+of a rule is likelier than alpha, whatever the dependence between units. Each of several looks spends its part of
+alpha, and a verdict stands from the first look that decides it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnaudit.errors import CnnAuditError
 from cnnaudit.intervals import Normal
+from cnnaudit.looks import LAST, Look
 from cnnaudit.metrics import Gate
 from cnnaudit.result import Estimate, Outcome, UnitCounts, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cnnaudit.intervals import Array, Uncertain
     from cnnaudit.plan import Check, Plan
     from cnnaudit.spec import Rule, Spec
     from cnnaudit.statistics import Probe, Statistic
 
-__all__ = ["decide", "estimate"]
+__all__ = ["decide", "estimate", "family_wise_error"]
 
 _SHOWN = 5
 _ELSEWHERE = "Correct `at:` or the metric; add `if_absent: skip` where the rule is meant for other networks too."
@@ -72,29 +75,99 @@ class _Evidence:
     fields: Mapping[str, Array]
 
 
-def decide(plan: Plan, statistics: Mapping[Probe, Statistic], spec: Spec, *, classes: int) -> tuple[Verdict, ...]:
+def decide(
+    plan: Plan,
+    statistics: Mapping[Probe, Statistic],
+    spec: Spec,
+    *,
+    classes: int,
+    values: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    look: Look = LAST,
+    earlier: Iterable[Verdict] = (),
+) -> tuple[Verdict, ...]:
     """Decide every check of a plan.
 
     Args:
         plan: What was planned.
-        statistics: What was measured for each probe.
+        statistics: What was measured for each probe, and for each slice where a rule tells slices apart.
         spec: The rules' policy.
         classes: Number of classes that were met.
+        values: The values of each column that rules slice by, in the order of their codes.
+        look: Which look this is.
+        earlier: Verdicts of the looks before it; those that decide stand.
 
     Returns:
-        One verdict for each rule and site, in the order of the plan; a rule that selects nothing has one without
-        a site.
+        One verdict for each rule, site and slice, in the order of the plan; a rule that selects nothing has one
+        without a site.
     """
+    stand = {_key(v): v for v in earlier if v.outcome in (Outcome.PASS, Outcome.FAIL)}
     verdicts = []
     for rule in spec.rules:
-        mine = [check for check in plan.checks if check.rule is rule]
-        sites = max(1, sum(check.probe is not None for check in mine))
-        found = [_check(check, statistics, spec, sites=sites, classes=classes) for check in mine]
+        views = [view for check in plan.checks if check.rule is rule for view in _views(check, statistics, values)]
+        places = max(1, sum(view.check.probe is not None for view in views))
+        alpha = (1 - spec.sampling.confidence) * look.spent
+        level = _Level(alpha, alpha / places, spec.sampling.confidence, look)
+        found = [
+            stand.get((rule.id, v.check.site.path, str(v.check.site.op), v.slice)) or _check(v, classes, level)
+            for v in views
+        ]
         found += [_absent(rule, message) for absent, message in plan.absent if absent is rule]
         if found and all(v.outcome is Outcome.NOT_APPLICABLE for v in found) and rule.if_absent == "error":
             found.append(_nowhere(rule, found))
         verdicts += found
     return tuple(verdicts)
+
+
+def family_wise_error(plan: Plan, spec: Spec) -> dict[str, float]:
+    """Return the probabilities with which sampling may mislead a whole file, at most.
+
+    Returns:
+        ``false_fail``: that any rule which holds is failed, the sum over the rules that are judged on the population.
+        ``false_pass``: that all rules pass although one does not hold: for that one rule must err. It is alpha
+        however many rules there are; 0 where no rule is judged on the population.
+    """
+    sampled = {check.rule.id for check in plan.checks if check.probe is not None and not check.on_dataset}
+    alpha = 1 - spec.sampling.confidence
+    return {"false_fail": min(1.0, alpha * len(sampled)), "false_pass": alpha if sampled else 0.0}
+
+
+@dataclass(frozen=True)
+class _View:
+    """One check on all images, or on those of one slice; no statistic where none of them was met."""
+
+    check: Check
+    statistic: Statistic | None
+    slice: str = ""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """How sure a decision must be.
+
+    Attributes:
+        alpha: One-sided level of a PASS at this look.
+        failing: That of a FAIL at one of the rule's sites and slices.
+        confidence: Of the intervals that are shown.
+        look: Which look it is.
+    """
+
+    alpha: float
+    failing: float
+    confidence: float
+    look: Look
+
+
+def _key(verdict: Verdict) -> tuple[str, str, str, str]:
+    return verdict.rule, verdict.site, verdict.op, verdict.slice
+
+
+def _views(check: Check, statistics: Mapping[Probe, Statistic], values: Mapping[str, Sequence[str]]) -> Iterator[_View]:
+    probe = check.probe
+    if probe is None or not probe.by:
+        yield _View(check, None if probe is None else statistics[probe])
+        return
+    for code, value in enumerate(values[probe.by]):
+        yield _View(check, statistics.get(replace(probe, slice=code)), f"{probe.by}={value}")
 
 
 def _facts(rule: Rule) -> dict[str, Any]:
@@ -139,17 +212,31 @@ def _nowhere(rule: Rule, found: list[Verdict]) -> Verdict:
     )
 
 
-def _check(check: Check, statistics: Mapping[Probe, Statistic], spec: Spec, *, sites: int, classes: int) -> Verdict:
+def _check(view: _View, classes: int, level: _Level) -> Verdict:
+    check, statistic = view.check, view.statistic
     facts = _facts(check.rule) | {
         "unit": check.metric.fields[check.rule.field].unit,
         "op": str(check.site.op),
         "site": check.site.path,
+        "slice": view.slice,
+        "look": level.look.number,
     }
     if check.probe is None:
         return Verdict(**facts, outcome=Outcome.NOT_APPLICABLE, detail=f"Not measured: {check.reason}.")
-    statistic = statistics[check.probe]
-    n = statistic.n_images
-    facts["n_images"] = n
+    if check.on_dataset and not level.look.last:
+        return Verdict(**facts, outcome=Outcome.UNDECIDED, detail="The images are not all read yet.")
+    fewest = check.rule.by.min_images if check.rule.by else 1
+    n = facts["n_images"] = statistic.n_images if statistic else 0
+    if statistic is None or n < fewest:
+        return Verdict(
+            **facts,
+            outcome=Outcome.UNDECIDED,
+            n_needed=fewest,
+            detail=f"The rule wants at least {fewest:,} images of a slice.",
+            advice=f"Audit at least {fewest:,} images with {view.slice}, or lower the rule's min_images.",
+        )
+    if statistic.probe.clustered:
+        facts["n_sources"] = statistic.n_sources
     if statistic.nonfinite:
         return Verdict(
             **facts,
@@ -157,9 +244,8 @@ def _check(check: Check, statistics: Mapping[Probe, Statistic], spec: Spec, *, s
             detail=f"{statistic.nonfinite} of {n} images give NaN or Inf here.",
             advice="Find the first site that does: look for overflow, division by zero, or broken weights and images.",
         )
-    alpha = 1 - spec.sampling.confidence
     try:
-        evidence = _evidence(check, statistic, classes=classes, alpha=alpha)
+        evidence = _evidence(check, statistic, classes=classes, alpha=level.alpha)
     except CnnAuditError:
         raise
     except Exception as error:  # noqa: BLE001 - a metric may be third-party code; its crash is a verdict of its own
@@ -169,7 +255,7 @@ def _check(check: Check, statistics: Mapping[Probe, Statistic], spec: Spec, *, s
             detail=f"The metric crashed: {type(error).__name__}: {error}",
             advice="Report it together with the site's line of `cnnaudit check --dry-run`.",
         )
-    return _verdict(check, evidence, facts, alpha=alpha, confidence=spec.sampling.confidence, sites=sites)
+    return _verdict(check, evidence, facts, level)
 
 
 def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float) -> _Evidence:
@@ -183,7 +269,7 @@ def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float)
     units = len(estimate.value)
     kernels = statistic.probe.units if len(statistic.probe.units) == units else tuple(range(units))
     missing = site.units - units if statistic.probe.kernels is not None else 0
-    n = statistic.n_images
+    n = statistic.n_sources  # of one source many images say little more than one
     gate = Gate(np.zeros(units, dtype=np.int64), "")
     if not check.on_dataset:
         gate = check.metric.gate(statistic, site, rule.field, rule.params) or gate
@@ -230,14 +316,14 @@ class _Decision:
     alphas: tuple[float, float]
 
 
-def _decided(rule: Rule, evidence: _Evidence, *, alpha: float, sites: int) -> _Decision:
+def _decided(rule: Rule, evidence: _Evidence, level: _Level) -> _Decision:
     value = evidence.estimate.value
     violates, keeps = _p_values(rule, evidence.estimate)
     closed = (evidence.gate.images > 0) | np.isnan(value)
     violates, keeps = np.where(closed, 1.0, violates), np.where(closed, 1.0, keeps)
     total = len(value) + evidence.missing
     must = max(1, math.ceil(rule.share * total - 1e-9))
-    alphas = alpha / (total - must + 1), alpha / (must * sites)
+    alphas = level.alpha / (total - must + 1), level.failing / must
     passing, failing = violates <= alphas[0], keeps <= alphas[1]
     order = np.lexsort((_margin(rule, value), -violates, keeps))
     if failing.sum() > total - must:
@@ -247,12 +333,10 @@ def _decided(rule: Rule, evidence: _Evidence, *, alpha: float, sites: int) -> _D
     return _Decision(outcome, hangs_on, order, passing, failing, alphas)
 
 
-def _verdict(
-    check: Check, evidence: _Evidence, facts: dict[str, Any], *, alpha: float, confidence: float, sites: int
-) -> Verdict:
+def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _Level) -> Verdict:
     value = evidence.estimate.value
-    low, high = evidence.estimate.interval(confidence)
-    decision = _decided(check.rule, evidence, alpha=alpha, sites=sites)
+    low, high = evidence.estimate.interval(level.confidence)
+    decision = _decided(check.rule, evidence, level)
     shown = decision.shown
     bound, side = _deciding_bound(check.rule, value[shown])
     failing = int(decision.failing.sum())
@@ -260,9 +344,13 @@ def _verdict(
     listed = decision.order[: min(_SHOWN, max(1, failing + open_units))]
     needed = 0
     if decision.outcome is Outcome.UNDECIDED:
-        needed = _images_needed(check.rule, evidence, decision, bound, facts["n_images"])
+        needed = _samples_needed(check.rule, evidence, decision, bound, facts.get("n_sources") or facts["n_images"])
     ends = float(low[shown]), float(high[shown])
-    detail, advice = _words(check, evidence, decision, interval=ends, bound=(side, bound), needed=needed)
+    samples = "sources" if "n_sources" in facts else "images"
+    if facts["slice"]:
+        samples += f" with {facts['slice']}"
+    told = f"{needed:,} {samples}" if needed else ""
+    detail, advice = _words(check, evidence, decision, interval=ends, bound=(side, bound), needed=told)
     return Verdict(
         **facts,
         outcome=decision.outcome,
@@ -307,11 +395,11 @@ def _deciding_bound(rule: Rule, value: float) -> tuple[float, str]:
     return sides[side], side
 
 
-def _images_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: float, n: int) -> int:
-    """Images that would probably decide the shown unit; 0 where no number would.
+def _samples_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: float, n: int) -> int:
+    """Images, or sources, that would probably decide the shown unit; 0 where no number would.
 
     The deciding interval is the one-sided one at the level that multiplicity leaves. It shrinks with the square
-    root of the number of images until it clears the bound, if the value stays where it is.
+    root of their number until it clears the bound, if the value stays where it is.
     """
     shown = decision.shown
     if evidence.gate.images[shown] > 0:
@@ -335,7 +423,7 @@ def _words(
     *,
     interval: tuple[float, float],
     bound: tuple[str, float],
-    needed: int,
+    needed: str,
 ) -> tuple[str, str]:
     """What the verdict means, and what to do next."""
     low, high = interval
@@ -345,7 +433,7 @@ def _words(
         return said if decision.outcome is Outcome.FAIL else ("", "")
     if evidence.gate.images[decision.shown] > 0:
         instead = f", or {evidence.gate.instead}" if evidence.gate.instead else ""
-        return f"Too few images to judge: {evidence.gate.reason}.", f"Audit at least {needed:,} images{instead}."
+        return f"Too few images to judge: {evidence.gate.reason}.", f"Audit at least {needed}{instead}."
     if math.isnan(evidence.estimate.value[decision.shown]):
         return (
             "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",
@@ -367,4 +455,4 @@ def _words(
         units = len(evidence.estimate.value)
         means = f"Alone this interval would clear the bound; the worst of {units} units could do so by chance."
     onwards = "The value lies on the bound, where no number of images decides: move the bound."
-    return means, f"Audit about {needed:,} images, or move the bound away from the value." if needed else onwards
+    return means, f"Audit about {needed}, or move the bound away from the value." if needed else onwards

@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
 from cnnaudit.errors import MetricError
 from cnnaudit.judge import estimate
+from cnnaudit.load import Block
 from cnnaudit.metrics import Metric, registry, vocabulary
 from cnnaudit.plan import GROUPS
 from cnnaudit.site import Op, Site, Tap
@@ -33,6 +35,7 @@ def measure(
     name: str,
     *tensors: Tensor,
     labels: Tensor | None = None,
+    sources: Any = None,
     confidence: float = 0.95,
     estimand: str = "population",
     seed: int = 0,
@@ -47,10 +50,12 @@ def measure(
             branch)``): images first, then units, then positions; ``(images, units)`` is a map of one position.
             Integer tensors are taken as already on a grid of ``levels`` levels, 0 to levels - 1.
         labels: Class of each image, for metrics that need it.
+        sources: What each image comes from (patient, video), whole numbers or text: images of one source are not
+            independent, and intervals are over sources. By default every image is a source of its own.
         confidence: Confidence of the two-sided intervals.
         estimand: ``population``, or ``dataset`` where the metric's field allows it.
         seed: Seed of the order of images and of sampled positions.
-        block: Images in a block; blocks are dealt to at most 64 groups.
+        block: Images that are read at once.
         facts_and_params: The site's facts (``kernel=``, ``stride=``, ``padding=``, ``dilation=`` as one number or one
             for each dimension, ``op="max"``, ``"avg"``, ``"min"``, ``"stride"`` or ``"conv"``, ``groups=``, ``units=``)
             and the metric's own parameters.
@@ -71,15 +76,18 @@ def measure(
     if why_not:
         raise MetricError(f"{metric.name}.{field} does not apply: {why_not}")
     y = _labels(metric, labels, data[0])
-    probe = Probe(metric.reads, site, metric.taps, metric.options(params))
+    probe = Probe(metric.reads, site, metric.taps, metric.options(params), clustered=sources is not None)
     count = len(data[0])
-    groups = max(1, min(GROUPS, -(-count // block)))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    ranks = torch.argsort(order) if sources is None else _ranks(sources, count, seed)
+    groups = min(GROUPS, int(ranks.max()) + 1)
     folding = Folding([probe], groups)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(data[0].device)
     for number, ids in enumerate(torch.split(order, block)):
-        taps = {tap: x[ids] for tap, x in zip(metric.taps, data, strict=True)}
-        folding.take(probe, View(taps, ids, None if y is None else y[ids], seed), number)
-    folding.finish()
+        taps = {tap: x[ids.to(x.device)] for tap, x in zip(metric.taps, data, strict=True)}
+        labelled = None if y is None else y[ids.to(y.device)]
+        folding.start(Block(number, data[0], labelled, ids, ranks[ids]))
+        folding.take(probe, View(taps, ids.to(data[0].device), labelled, seed))
+    folding.settle()
     statistic = folding.statistics[probe]
     if statistic.nonfinite:
         raise MetricError(f"{statistic.nonfinite} of {count} images hold NaN or Inf: {metric.name} is undefined")
@@ -168,7 +176,7 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
 
 
 def _tap(x: Tensor) -> Tap:
-    return Tap("", tuple(x.shape[1:]), atoms=(0.0,), nonnegative=bool((x >= 0).all()))
+    return Tap("", tuple(x.shape[1:]), atoms=(0.0,), nonnegative=not (x < 0).any())
 
 
 def _params(metric: Metric, data: list[Tensor], given: dict[str, Any], levels: int | None) -> dict[str, Any]:
@@ -188,6 +196,16 @@ def _params(metric: Metric, data: list[Tensor], given: dict[str, Any], levels: i
         known = ", ".join([*metric.params.model_fields, *_FACTS])
         where = ".".join(map(str, problem["loc"]))
         raise MetricError(f"{metric.name}: {where}: {problem['msg']}; it knows {known}") from error
+
+
+def _ranks(sources: Any, count: int, seed: int) -> Tensor:
+    """Rank of each image's source in a seeded order of the sources."""
+    given = np.asarray(sources)
+    if given.shape != (count,) or given.dtype.kind not in "iuUb":
+        raise MetricError(f"sources are {count} whole numbers or texts, one an image; not {given.dtype} {given.shape}")
+    names, codes = np.unique(given, return_inverse=True)
+    rank = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    return rank[torch.from_numpy(codes)]
 
 
 def _labels(metric: Metric, labels: Tensor | None, data: Tensor) -> Tensor | None:

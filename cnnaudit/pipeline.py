@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from cnnaudit.errors import LoadError
 from cnnaudit.graph import capture
-from cnnaudit.judge import decide
+from cnnaudit.judge import decide, family_wise_error
 from cnnaudit.load import Block, Images, Trust, load_model, open_images
+from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import vocabulary
 from cnnaudit.plan import Plan, make_plan
 from cnnaudit.result import Report
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cnnaudit.graph import ModelGraph
+    from cnnaudit.result import Verdict
     from cnnaudit.statistics import Probe, Statistic
 
 __all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec", "using_threads"]
@@ -56,6 +58,7 @@ class Prepared:
         blocks: The images in the order of the audit, the first block included.
         classes: Number of classes, 0 without labels.
         device: Where it runs.
+        looks: When the results are looked at.
     """
 
     spec: Spec
@@ -66,6 +69,7 @@ class Prepared:
     blocks: Iterable[Block]
     classes: int
     device: torch.device
+    looks: tuple[Look, ...]
 
 
 def read_spec(spec: str | Path | Spec | Mapping[str, Any]) -> Spec:
@@ -115,7 +119,8 @@ def prepare(
         raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
     if isinstance(data, (str, Path)):
         data = resolve(str(data), base=Path.cwd(), role="data")
-    images = open_images(spec.data if data is None else data, trust)
+    columns = tuple(dict.fromkeys(rule.by.column for rule in spec.rules if rule.by))
+    images = open_images(spec.data if data is None else data, trust, columns)
     sampling = spec.sampling
     rest = (block.to(where, dtype) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
     first = next(rest, None)
@@ -127,8 +132,19 @@ def prepare(
     classes = _classes(images, graph, first)
     known = [n for n in (images.count, sampling.max_images) if n is not None]
     count = min(known) if images.count is not None else None
-    plan = make_plan(spec, graph.sites, classes=classes, labelled=images.labelled, n_images=count)
-    return Prepared(spec, model, graph, plan, images, itertools.chain([first], rest), classes, where)
+    plan = make_plan(
+        spec,
+        graph.sites,
+        classes=classes,
+        labelled=images.labelled,
+        n_images=count,
+        n_sources=images.n_sources,
+        clustered=images.clustered,
+        values=images.values,
+    )
+    # In an order that the data decides, the first half need not be like the second.
+    looks = schedule(count if images.order == "seeded" else None, block=sampling.block, at_most=sampling.looks)
+    return Prepared(spec, model, graph, plan, images, itertools.chain([first], rest), classes, where, looks)
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,22 @@ def measure_all(
     progress: bool = False,
 ) -> Measured:
     """Fill the statistics that a spec's rules need; arguments and errors are those of :func:`audit`."""
+    with _measuring(spec, model, data, allow_imports, device, progress=progress) as (prepared, threads, shown):
+        *_, statistics = shown
+    return Measured(prepared, statistics, threads)
+
+
+@contextmanager
+def _measuring(
+    spec: str | Path | Spec | Mapping[str, Any],
+    model: nn.Module | str | None,
+    data: Any,
+    allow_imports: Iterable[str],
+    device: str | torch.device | None,
+    *,
+    progress: bool,
+) -> Iterator[tuple[Prepared, int, Iterator[Mapping[Probe, Statistic]]]]:
+    """Everything that is known beforehand, the threads that are used, and what is measured by each look."""
     if model is not None and not isinstance(model, (str, torch.nn.Module)):
         raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module or text")
     model = _unwrapped(model)
@@ -163,16 +195,20 @@ def measure_all(
         prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
         threads = _threads(prepared)
         with using_threads(threads):
-            statistics = sweep(
-                prepared.graph,
-                prepared.plan.probes,
-                _counted(prepared) if progress else prepared.blocks,
-                groups=prepared.plan.groups,
-                size=prepared.spec.sampling.block,
-                seed=prepared.spec.sampling.seed,
-                reference=prepared.model,
+            yield (
+                prepared,
+                threads,
+                sweep(
+                    prepared.graph,
+                    prepared.plan.probes,
+                    _counted(prepared) if progress else prepared.blocks,
+                    groups=prepared.plan.groups,
+                    size=prepared.spec.sampling.block,
+                    seed=prepared.spec.sampling.seed,
+                    reference=prepared.model,
+                    looks=[look.images for look in prepared.looks if not look.last],
+                ),
             )
-    return Measured(prepared, statistics, threads)
 
 
 def audit(
@@ -203,10 +239,20 @@ def audit(
     Raises:
         CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
     """
-    measured = measure_all(spec, model=model, data=data, allow_imports=allow_imports, device=device, progress=progress)
-    prepared = measured.prepared
-    with using_threads(1):
-        verdicts = decide(prepared.plan, measured.statistics, prepared.spec, classes=len(prepared.images.met))
+    verdicts: tuple[Verdict, ...] = ()
+    with _measuring(spec, model, data, allow_imports, device, progress=progress) as (prepared, threads, shown):
+        images = prepared.images
+        for look, statistics in zip(prepared.looks, shown, strict=True):
+            with using_threads(1):
+                verdicts = decide(
+                    prepared.plan,
+                    statistics,
+                    prepared.spec,
+                    classes=len(images.met),
+                    values=images.values,
+                    look=look,
+                    earlier=verdicts,
+                )
     return Report(
         spec={
             "path": prepared.spec.name,
@@ -215,7 +261,7 @@ def audit(
         },
         model=_model_facts(prepared),
         data=prepared.images.facts,
-        settings=_settings(prepared) | {"threads": measured.threads},
+        settings=_settings(prepared) | {"threads": threads},
         verdicts=verdicts,
         notes=_notes(prepared),
     )
@@ -320,6 +366,9 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "max_images": sampling.max_images,
         "max_memory": sampling.max_memory,
         "groups": prepared.plan.groups,
+        "looks": [look.images or prepared.images.facts["n_images"] for look in prepared.looks],
+        "alpha": [(1 - sampling.confidence) * look.spent for look in prepared.looks],
+        "family_wise_error": family_wise_error(prepared.plan, spec),
         "statistics_bytes": prepared.plan.bytes,
         "metrics": sorted({check.metric.id for check in prepared.plan.checks}),
         "device": str(prepared.device),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cnnaudit.errors import MetricError
@@ -12,7 +13,7 @@ from cnnaudit.spec.glob import matches
 from cnnaudit.statistics import Probe, sample_kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cnnaudit.site import Site
     from cnnaudit.spec import Rule, Spec
@@ -54,7 +55,7 @@ class Plan:
         checks: In the order of the rules, and of the sites in the network.
         absent: Rules that select nothing, each with a message that names near misses.
         probes: What is read; checks with equal probes share one.
-        groups: Number of groups of blocks.
+        groups: Number of groups that sources are dealt to.
         bytes: Memory that the statistics will take.
     """
 
@@ -70,7 +71,17 @@ class Plan:
         return tuple(rule for rule, _ in self.absent if rule.if_absent == "error")
 
 
-def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool, n_images: int | None) -> Plan:
+def make_plan(
+    spec: Spec,
+    sites: Sequence[Site],
+    *,
+    classes: int,
+    labelled: bool,
+    n_images: int | None,
+    n_sources: int | None = None,
+    clustered: bool = False,
+    values: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Plan:
     """Resolve a spec against a network's sites.
 
     Args:
@@ -79,6 +90,9 @@ def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool
         classes: Number of classes.
         labelled: Whether the data has labels.
         n_images: Number of images that will be read, None where that is unknown.
+        n_sources: Number of sources that they come from, None where that is unknown.
+        clustered: Whether several images may come from one source.
+        values: Values of the columns that rules slice by, as far as they are known.
 
     Raises:
         MetricError: a rule needs labels and the data has none, or memory does not reach for one kernel.
@@ -99,12 +113,13 @@ def make_plan(spec: Spec, sites: Sequence[Site], *, classes: int, labelled: bool
         selected = [site for site in sites if selects(rule, metric, site)]
         if not selected:
             absent.append((rule, near_misses(rule, metric, sites)))
-        checks += [_check(rule, metric, site) for site in selected]
-    blocks = GROUPS if n_images is None else -(-n_images // spec.sampling.block)
-    groups = max(1, min(GROUPS, blocks))
-    checks = _fit(checks, groups, classes, spec.sampling.max_memory, spec.sampling.seed)
+        checks += [_check(rule, metric, site, clustered=clustered) for site in selected]
+    sources = n_sources if clustered else n_images
+    groups = GROUPS if sources is None else max(1, min(GROUPS, sources))
+    held = _Held(groups, classes, values)
+    checks = _fit(checks, held, spec.sampling.max_memory, spec.sampling.seed)
     probes = tuple(dict.fromkeys(check.probe for check in checks if check.probe is not None))
-    return Plan(tuple(checks), tuple(absent), probes, groups, _bytes(probes, groups, classes))
+    return Plan(tuple(checks), tuple(absent), probes, groups, held.bytes(probes))
 
 
 def selects(rule: Rule, metric: Metric, site: Site) -> bool:
@@ -113,11 +128,13 @@ def selects(rule: Rule, metric: Metric, site: Site) -> bool:
     return site.op in ops and metric.where(site) and any(matches(pattern, site.path) for pattern in rule.at)
 
 
-def _check(rule: Rule, metric: Metric, site: Site) -> Check:
+def _check(rule: Rule, metric: Metric, site: Site, *, clustered: bool) -> Check:
     reason = metric.applies(site, rule.field, rule.params)
     if reason is not None:
         return Check(rule, metric, site, None, reason)
-    return Check(rule, metric, site, Probe(metric.reads, site, metric.taps, metric.options(rule.params)))
+    by = rule.by.column if rule.by else ""
+    options = metric.options(rule.params)
+    return Check(rule, metric, site, Probe(metric.reads, site, metric.taps, options, clustered=clustered, by=by))
 
 
 def near_misses(rule: Rule, metric: Metric, sites: Sequence[Site], *, whole: str = "the network") -> str:
@@ -134,18 +151,27 @@ def near_misses(rule: Rule, metric: Metric, sites: Sequence[Site], *, whole: str
     return f"at: {pattern} matches no {wanted} site{found}; {whole} has {len(meant)}, among them {named}"
 
 
-def _bytes(probes: Sequence[Probe], groups: int, classes: int) -> int:
-    return sum(probe.statistic.size(probe, groups, classes) for probe in probes)
+@dataclass(frozen=True)
+class _Held:
+    """What decides how much memory statistics take."""
+
+    groups: int
+    classes: int
+    values: Mapping[str, Sequence[str]]
+
+    def bytes(self, probes: Iterable[Probe]) -> int:
+        sizes = ((p, p.statistic.size(p, self.groups, self.classes)) for p in probes)
+        return sum(size * max(1, len(self.values.get(p.by, ()))) for p, size in sizes)
 
 
-def _fit(checks: list[Check], groups: int, classes: int, budget: int, seed: int) -> list[Check]:
+def _fit(checks: list[Check], held: _Held, budget: int, seed: int) -> list[Check]:
     """Return the checks with kernels sampled by hash where the byte budget does not reach for all of them."""
 
     def capped(cap: int) -> list[Check]:
         return [replace(c, probe=None if c.probe is None else _cap(c.probe, cap, seed)) for c in checks]
 
     def total(found: list[Check]) -> int:
-        return _bytes(tuple(dict.fromkeys(c.probe for c in found if c.probe is not None)), groups, classes)
+        return held.bytes(dict.fromkeys(c.probe for c in found if c.probe is not None))
 
     if total(checks) <= budget:
         return checks

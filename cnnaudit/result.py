@@ -81,10 +81,13 @@ class Verdict:
         rule, line, severity, why, refs: As the rule file says.
         metric, field, unit: What was measured, in which unit.
         op, site: Where; ``site`` is empty when the rule selected nothing.
+        slice: Of which images, as ``column=value``; empty for all.
         outcome: What it came to.
         value, low, high: The deciding unit's value and two-sided interval (for ``reduce: mean`` the mean's).
         bound, side: The bound that decided, and whether it is a ``min`` or a ``max``.
-        n_images: Images read; ``n_needed``: images that would probably decide, 0 where that is unknown.
+        n_images: Images read when it was decided; ``n_sources``: sources that they come from, 0 where each image is
+            its own; ``n_needed``: images, or sources, that would probably decide, 0 where that is unknown.
+        look: The look that decided, from 1.
         fields: The shown unit's value of every field of the metric.
         units: Counts over the units of the site.
         worst: The worst units, as ``(kernel, value, low, high)``.
@@ -101,6 +104,7 @@ class Verdict:
     op: str
     site: str
     outcome: Outcome
+    slice: str = ""
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -109,7 +113,9 @@ class Verdict:
     reduce: str = "every"
     share: float = 1.0
     n_images: int = 0
+    n_sources: int = 0
     n_needed: int = 0
+    look: int = 1
     fields: Mapping[str, float] = dataclasses.field(default_factory=dict)
     units: UnitCounts = UnitCounts()
     worst: tuple[tuple[int, float, float, float], ...] = ()
@@ -117,6 +123,11 @@ class Verdict:
     refs: tuple[str, ...] = ()
     detail: str = ""
     advice: str = ""
+
+    @property
+    def place(self) -> str:
+        """The site, with the slice where there is one."""
+        return f"{self.site} [{self.slice}]" if self.slice else self.site
 
 
 @dataclass(frozen=True, repr=False)

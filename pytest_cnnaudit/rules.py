@@ -126,7 +126,7 @@ def properties(result: RuleResult) -> list[tuple[str, str | float]]:
         "outcome": str(result.outcome),
         "severity": worst.severity,
         "metric": f"{worst.metric}.{worst.field}",
-        "site": worst.site,
+        "site": worst.place,
         "value": worst.value,
         "low": worst.low,
         "high": worst.high,

@@ -8,6 +8,7 @@ from types import MappingProxyType, SimpleNamespace
 import torch
 
 from cnnaudit.judge import decide
+from cnnaudit.looks import LAST
 from cnnaudit.metrics import metric
 from cnnaudit.metrics.base import Field
 from cnnaudit.plan import Check, Plan
@@ -87,7 +88,20 @@ def make_metric(values, *, reads=Statistic, at=Op.CONV, dataset=False, **facts):
 
 
 def judged(
-    rule, values, *, images=1000, nonfinite=0, site_units=None, kernels=None, classes=2, spec=None, need=None, **facts
+    rule,
+    values,
+    *,
+    images=1000,
+    sources=None,
+    nonfinite=0,
+    site_units=None,
+    kernels=None,
+    classes=2,
+    spec=None,
+    need=None,
+    look=LAST,
+    earlier=(),
+    **facts,
 ):
     """Decide one rule at the sites of ``values`` (path -> Uncertain); return the verdicts in their order.
 
@@ -102,13 +116,14 @@ def judged(
         if isinstance(value, str):
             checks.append(Check(rule, made, site, None, value))
             continue
-        probe = Probe(Statistic, site, ("response",), kernels=kernels)
-        statistic = SimpleNamespace(n_images=images, nonfinite=nonfinite, probe=probe)
+        probe = Probe(Statistic, site, ("response",), kernels=kernels, clustered=sources is not None)
+        statistic = SimpleNamespace(n_images=images, n_sources=sources or images, nonfinite=nonfinite, probe=probe)
         statistic.pooled = lambda statistic=statistic: statistic
+        statistic.images, statistic.leave_one_out = torch.tensor([images]), list
         statistics[probe] = statistic
         checks.append(Check(rule, made, site, probe))
     plan = Plan(tuple(checks), (), tuple(statistics), 1, 0)
-    return decide(plan, statistics, spec or make_spec(rule), classes=classes)
+    return decide(plan, statistics, spec or make_spec(rule), classes=classes, look=look, earlier=earlier)
 
 
 def judge_one(rule, value, **facts) -> Verdict:

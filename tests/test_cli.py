@@ -108,10 +108,10 @@ class TestBlocks:
         ]
         assert lines[0] == f"FAIL  branch_variance_share  {path}:6"
         assert lines[1] == "  layer     stage3.block#add.0 (residual)"
-        assert lines[2].startswith("  measured  branch_variance_share.share = 0.4438 fraction, 95 % interval [0.4")
+        assert lines[2].startswith("  measured  branch_variance_share.share = 0.4393 fraction, 95 % interval [0.4")
         assert lines[3] == "  bound     min 0.9"
-        assert lines[4].startswith("  beside    skip_share 0.5562, standardised 0.4")
-        assert lines[6] == "  images    1,200 read"
+        assert lines[4].startswith("  beside    skip_share 0.5607, standardised 0.4")
+        assert lines[6] == "  images    304 read when look 1 of 3 decided"
 
     def test_undecided_says_how_many_images_would_decide(self, capsys, tmp_path):
         rule = "  - {metric: branch_variance_share, at: 'stage3.**', min: 0.444}\n"
@@ -139,7 +139,7 @@ class TestBlocks:
         assert "FAIL  branch_variance_share  (warning)" in printed
         assert "  why       Branches should dominate." in printed
         assert (
-            "  also      stage2.widen#add.0 (0.4943), stage2.block#add.0 (0.6547), stage1.block#add.0 (0.8113)"
+            "  also      stage2.widen#add.0 (0.4937), stage2.block#add.0 (0.6562), stage1.block#add.0 (0.8111)"
             in printed
         )
 
@@ -236,7 +236,9 @@ class TestDryRun:
         ]
         (rule,) = [line for line in printed.splitlines() if "late-kernels-tell-classes-apart" in line]
         assert rule.split() == ["3", "late-kernels-tell-classes-apart", "16", "2", "0", "400"]
-        assert "18 sites, 17 under a rule; 1,200 images; statistics of 12.2 MiB, of 1,024 MiB allowed" in printed
+        assert (
+            "18 sites, 17 under a rule; 1,200 images, looks at 304, 608, 1,200; statistics of 12.2 MiB, of" in printed
+        )
 
     def test_reads_one_block(self, capsys, tmp_path):
         counting = tmp_path / "counted.py"

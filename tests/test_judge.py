@@ -526,7 +526,10 @@ def test_dead_kernels_of_the_population(kernels, images, outcome):
     probe = Probe(metric.reads, site, metric.taps)
     statistic = metric.reads(probe, 1)
     silent = torch.zeros(images, kernels)
-    statistic.fold(statistic.read(View({"response": silent}, torch.arange(images), None, 0)), 0)
+    statistic.fold(
+        statistic.read(View({"response": silent}, torch.arange(images), None, 0)),
+        torch.zeros(images, dtype=torch.int64),
+    )
     plan = Plan((Check(rule, metric, site, probe),), (), (probe,), 1, 0)
     (verdict,) = decide(plan, {probe: statistic}, make_spec(rule), classes=2)
     assert verdict.outcome is outcome

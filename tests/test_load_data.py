@@ -1,4 +1,4 @@
-"""Images and labels from files and from Python."""
+"""Images, labels and columns from files and from Python."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from cnnaudit.errors import LoadError
 from cnnaudit.load import Block, Trust, open_images
-from cnnaudit.load.blocks import blocks
+from cnnaudit.load.blocks import Batch, blocks
 from cnnaudit.spec import resolve
 
 COUNT = 37
+SCANNERS = ["Siemens", "GE", "Philips"]
+
+
+def patient(i):
+    return 9 - i // 4
 
 
 def images_and_labels(count=COUNT):
@@ -28,8 +33,8 @@ def source(text="data.npz", **options):
     return resolve(text, base=__import__("pathlib").Path.cwd(), role="data", options=options)
 
 
-def opened(data, globs=("*.py",)):
-    return open_images(data, Trust.here(globs))
+def opened(data, *columns, globs=("*.py",)):
+    return open_images(data, Trust.here(globs), columns)
 
 
 def everything(images, size=8, seed=0, limit=None):
@@ -53,6 +58,19 @@ class Samples(Dataset):
         return self.images[i], self.label(self.labels[i])
 
 
+class Patients(Samples):
+    """Samples as mappings: 4 images a patient, patient 0 last, 3 scanners in turn."""
+
+    def __init__(self, image="images", label="labels"):
+        super().__init__()
+        self.names = image, label
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        values = {"source": f"patient {patient(i)}", "scanner": SCANNERS[i % 3], "age": 30 + i % 4}
+        return dict(zip(self.names, (image, label), strict=True)) | values
+
+
 class Flow(IterableDataset):
     def __iter__(self):
         yield from zip(*images_and_labels(), strict=True)
@@ -70,26 +88,42 @@ def batches(size=10):
 @pytest.mark.parametrize("size", [2, 8, 64])
 def test_batches_of_any_size_become_blocks_of_one_size(batch, size):
     images, labels = images_and_labels()
-    given = zip(images.split(batch), labels.split(batch), strict=True)
+    scanners, sources = torch.arange(COUNT) % 3, torch.arange(COUNT) // 4
+    given = [
+        Batch(
+            images[i : i + batch], labels[i : i + batch], sources[i : i + batch], {"scanner": scanners[i : i + batch]}
+        )
+        for i in range(0, COUNT, batch)
+    ]
     found = list(blocks(given, range(100, 200), size))
     assert [len(b.images) for b in found] == [size] * (COUNT // size) + [COUNT % size] * (COUNT % size > 0)
     assert torch.equal(torch.cat([b.images for b in found]), images)
     assert torch.equal(torch.cat([b.labels for b in found]), labels)
+    assert torch.equal(torch.cat([b.sources for b in found]), sources)
+    assert torch.equal(torch.cat([b.columns["scanner"] for b in found]), scanners)
     assert torch.cat([b.ids for b in found]).tolist() == list(range(100, 100 + COUNT))
 
 
 def test_blocks_may_have_no_labels():
-    (found,) = blocks([(torch.zeros(3, 1, 2, 2), None), (torch.zeros(2, 1, 2, 2), None)], range(5), 8)
+    (found,) = blocks([Batch(torch.zeros(3, 1, 2, 2)), Batch(torch.zeros(2, 1, 2, 2))], range(5), 8)
     assert found.labels is None
     assert found.to(torch.device("cpu"), torch.float32).labels is None
     assert len(found.images) == 5
 
 
-def test_a_block_moves_with_all_that_it_has():
-    block = Block(3, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(2))
+def test_without_sources_every_image_is_its_own():
+    found = list(blocks([Batch(torch.zeros(3, 1, 2, 2)), Batch(torch.zeros(4, 1, 2, 2))], range(50, 60), 3))
+    assert [block.sources.tolist() for block in found] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [block.columns for block in found] == [{}, {}, {}]
+
+
+def test_a_block_moves_with_all_that_the_model_may_need():
+    codes = torch.arange(2)
+    block = Block(3, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), codes, codes, {"scanner": codes})
     moved = block.to(torch.device("meta"), torch.float16)
     assert moved.number == 3
     assert {moved.images.device.type, moved.labels.device.type, moved.ids.device.type} == {"meta"}
+    assert {moved.sources.device.type, moved.columns["scanner"].device.type} == {"cpu"}
 
 
 # --- everything that Python may give ------------------------------------------------------------------------
@@ -109,6 +143,11 @@ GIVEN = {
     "loader": lambda: DataLoader(Samples(), batch_size=10),
     "iterable dataset": lambda: DataLoader(Flow(), batch_size=10),
     "numpy batches": lambda: [tuple(x.numpy() for x in batch) for batch in batches(1)],
+    "mapping": lambda: dict(zip(("images", "labels"), images_and_labels(), strict=True)),
+    "mappings": lambda: [{"labels": y, "images": x, "name": ["?"]} for x, y in batches()],
+    "mappings in the singular": lambda: [{"image": x, "label": y} for x, y in batches()],
+    "dataset of mappings": lambda: Patients("image", "label"),
+    "loader of mappings": lambda: DataLoader(Patients(), batch_size=10),
 }
 
 
@@ -220,15 +259,23 @@ REFUSED = {
     ),
     "negative labels": ((X, torch.tensor([0, 1, -1, 2])), "label -1 is negative"),
     "labels of text": ([(X, ["a", "b", "c", "d"])], "labels are not integers"),
-    "a mapping": ([{"image": X}], r"a mapping; yield \(images, labels\)"),
-    "three values": ([(X, X, X)], r"3 values; yield \(images, labels\) or images"),
+    "a mapping without images": (
+        [{"imgs": X, "labels": 3}],
+        "batch 0: a mapping without images, of imgs, labels: name them 'images'",
+    ),
+    "an empty mapping": ({}, "a dict from Python: a mapping without images, of nothing: name them 'images'"),
+    "images that are a list": ({"images": [1]}, "images are a list, not an array of images"),
+    "images that are a number": ({"images": np.float32(1)}, "images are a float32, not an array of images"),
+    "images that are nothing": ([{"images": None}], "NoneType is not an array of images"),
+    "three values": ([(X, X, X)], r"3 values; yield \(images, labels\), images, or a mapping with columns"),
     "vectors": ([torch.zeros(4, 3)], r"images have shape \(4, 3\); expected \(images, channels, \*size\)"),
     "no array": ([("image",)], "str is not an array of images"),
     "a number": (3, "is neither arrays, a dataset nor an iterable"),
-    "a sample that is a mapping": (Bad({"image": X[0]}), "a mapping"),
+    "a sample without image": (Bad({"img": X[0]}), "image 0: a mapping without images, of img"),
     "a sample that is a number": (Bad((torch.zeros(()), 0)), "image .: images have shape"),
     "sizes that differ": ([(X, None), (torch.zeros(4, 1, 3, 3), None)], "images"),
     "labels that come and go": ([X, (X, torch.zeros(4, dtype=torch.int64))], "labels"),
+    "too few labels for the images that are read": ([(X, torch.zeros(2, dtype=torch.int64))], "4 images but 2 labels"),
     "labels that go": ([(X, torch.zeros(4, dtype=torch.int64)), X], "labels"),
 }
 
@@ -261,6 +308,245 @@ def test_every_type_of_number_has_a_digest():
         found = opened(torch.ones(3, 1, 2, 2, dtype=dtype))
         everything(found)
         assert len(found.facts["sha256"]) == 64
+
+
+def test_the_digest_of_images_and_labels_is_that_of_every_earlier_version():
+    images, labels = images_and_labels()
+    digests = {
+        "6c84a9da8f29cfe87889a925f4c9e7e9b932452f13dfe117af08660c33f6db79": (images, labels),
+        "780cbe91accb3380b41dcb398fff1d2389f21e6f101e2e730bf09d9438b172db": images,
+    }
+    for digest, data in digests.items():
+        found = opened(data)
+        everything(found)
+        assert found.facts["sha256"] == digest
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
+
+
+def patients(**changes):
+    """The arrays of Patients, which are 10 patients."""
+    images, labels = images_and_labels()
+    held = {
+        "images": images,
+        "labels": labels,
+        "source": [f"patient {patient(i)}" for i in range(COUNT)],
+        "scanner": [SCANNERS[i % 3] for i in range(COUNT)],
+        "age": 30 + torch.arange(COUNT) % 4,
+    }
+    return held | changes
+
+
+def in_batches(size=10, **changes):
+    held = patients(**changes)
+    return [{name: values[i : i + size] for name, values in held.items()} for i in range(0, COUNT, size)]
+
+
+def sources_and_columns(images, size=8, seed=0, limit=None):
+    """Ids, ranks of sources and names of values in the order of the audit."""
+    found = list(images.blocks(size, seed, limit))
+    values = images.values
+    names = {name: [values[name][code] for block in found for code in block.columns[name].tolist()] for name in values}
+    return (*(torch.cat([getattr(block, of) for block in found]).tolist() for of in ("ids", "sources")), names)
+
+
+COLUMNED = {
+    "arrays": patients,
+    "numpy arrays": lambda: {name: np.asarray(values) for name, values in patients().items()},
+    "arrays of objects": lambda: patients(scanner=np.array(patients()["scanner"], dtype=object)),
+    "numbers one by one": lambda: patients(age=[np.int16(30 + i % 4) for i in range(COUNT)]),
+    "dataset": Patients,
+    "batches": in_batches,
+    "generator": lambda: iter(in_batches(1)),
+    "loader": lambda: DataLoader(Patients(), batch_size=10),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNED)
+def test_every_image_has_its_values(kind):
+    found = opened(COLUMNED[kind](), "scanner", "age", "scanner")
+    assert (found.columns, found.clustered) == (("scanner", "age"), True)
+    ids, sources, names = sources_and_columns(found)
+    assert names == {"scanner": [SCANNERS[i % 3] for i in ids], "age": [str(30 + i % 4) for i in ids]}
+    ranks = {}
+    for i, rank in zip(ids, sources, strict=True):
+        assert ranks.setdefault(patient(i), rank) == rank
+    assert sorted(ranks.values()) == list(range(10))
+    facts = found.facts
+    assert facts["sources"] == 10
+    assert facts["columns"]["scanner"] == {"Siemens": 13, "GE": 12, "Philips": 12}
+    assert facts["columns"]["age"] == {"30": 10, "31": 9, "32": 9, "33": 9}
+
+
+def test_images_are_visited_in_the_same_order_with_columns_and_without():
+    assert torch.equal(everything(opened(patients(), "scanner"))[2], everything(opened(images_and_labels()))[2])
+
+
+def test_what_no_rule_slices_by_is_not_read():
+    found = opened(patients(age=object(), scanner=[1.5]))
+    assert (found.columns, found.values, found.clustered) == ((), {}, True)
+    assert next(found.blocks(8, 0, None)).columns == {}
+    assert found.facts["columns"] == {}
+
+
+@pytest.mark.parametrize("data", [images_and_labels, Samples, batches], ids=["arrays", "dataset", "batches"])
+def test_without_a_source_every_image_is_one(data):
+    found = opened(data())
+    assert not found.clustered
+    assert found.n_sources == found.count
+    assert sources_and_columns(found)[1] == list(range(COUNT))
+    assert found.facts["sources"] is None
+
+
+def test_the_number_of_sources_is_known_where_the_data_tells():
+    assert opened(patients()).n_sources == 10
+    assert opened(Patients()).n_sources is None
+    assert opened(in_batches()).n_sources is None
+
+
+def test_ranks_of_sources_are_random_and_alike_in_data_of_as_many_sources():
+    def ranks(seed=0, **changes):
+        ids, sources, _ = sources_and_columns(opened(patients(**changes)), seed=seed)
+        return {patient(i): rank for i, rank in zip(ids, sources, strict=True)}
+
+    usual = ranks()
+    assert [usual[p] for p in range(10)] == torch.randperm(10, generator=torch.Generator().manual_seed(0)).tolist()
+    assert ranks(seed=1) != usual
+    assert ranks(source=torch.tensor([patient(i) for i in range(COUNT)])) == usual
+    assert ranks(source=["ABCDEFGHIJ"[patient(i)] for i in range(COUNT)]) == usual
+    part = sources_and_columns(opened(patients()), limit=5)
+    assert part[1] == [usual[patient(i)] for i in part[0]]
+
+
+def test_sources_of_a_stream_are_numbered_as_they_come():
+    found = opened(iter(in_batches()))
+    assert sources_and_columns(found)[1] == [i // 4 for i in range(COUNT)]
+    assert found.facts["sources"] == 10
+    found = opened(iter(in_batches()))
+    assert sources_and_columns(found, limit=9)[1] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert found.facts["sources"] == 3
+
+
+def test_values_of_arrays_are_in_their_order_and_those_of_a_stream_as_they_come():
+    count = np.arange(COUNT) % 12
+    assert opened(patients(), "scanner").values == {"scanner": ["GE", "Philips", "Siemens"]}
+    assert opened(patients(age=count), "age").values["age"] == [str(i) for i in range(12)]
+    assert opened(patients(age=count % 2 == 0), "age").values["age"] == ["False", "True"]
+    found = opened(iter(in_batches(1)), "scanner")
+    assert found.values == {"scanner": []}
+    rest = found.blocks(2, 0, None)
+    next(rest)
+    assert found.values == {"scanner": ["Siemens", "GE"]}
+    next(rest)
+    assert found.values == {"scanner": SCANNERS}
+
+
+def test_numbers_and_text_are_one_column():
+    data = patients(age=[30 + i % 2 if i % 4 < 2 else str(30 + i % 2) for i in range(COUNT)])
+    assert opened(data, "age").values == {"age": ["30", "31"]}
+    assert opened(patients(age=[i % 3 or "none" for i in range(COUNT)]), "age").values == {"age": ["1", "2", "none"]}
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "batches", "loader"])
+def test_labels_and_sources_are_columns_too(kind):
+    found = opened(COLUMNED[kind](), "labels", "source")
+    ids, sources, names = sources_and_columns(found)
+    assert names == {"labels": [str(i % 5) for i in ids], "source": [f"patient {patient(i)}" for i in ids]}
+    assert len(set(zip(sources, names["source"], strict=True))) == 10
+    assert found.facts["columns"]["labels"] == {"0": 8, "1": 8, "2": 7, "3": 7, "4": 7}
+    assert list(opened(patients(), "source").values["source"]) == [f"patient {p}" for p in range(10)]
+
+
+def test_labels_are_a_column_without_a_mapping():
+    for data in (images_and_labels(), batches(), Samples()):
+        ids, _, names = sources_and_columns(opened(data, "labels"))
+        assert names["labels"] == [str(i % 5) for i in ids]
+
+
+def test_a_value_of_which_no_image_is_read_counts_none():
+    found = opened(patients(scanner=["rare" if i == 0 else "usual" for i in range(COUNT)]), "scanner")
+    ids, _, _ = sources_and_columns(found, limit=5)
+    assert 0 not in ids
+    assert found.facts["columns"] == {"scanner": {"rare": 0, "usual": 5}}
+
+
+def test_a_column_has_at_most_64_values():
+    many = torch.arange(130).remainder(65)
+    data = {"images": torch.zeros(130, 1, 2, 2), "scanner": many, "source": many}
+    words = "column scanner has more than 64 values: slice by one with few"
+    with pytest.raises(LoadError, match=words):
+        opened(data, "scanner")
+    found = opened(
+        [{"images": x[None], "scanner": y[None]} for x, y in zip(data["images"], many, strict=True)], "scanner"
+    )
+    with pytest.raises(LoadError, match=words):
+        everything(found)
+    assert len(opened(data | {"scanner": many.clamp(max=63)}, "scanner").values["scanner"]) == 64
+    assert opened(data).n_sources == 65
+    with pytest.raises(LoadError, match="column source has more than 64 values"):
+        opened(data, "source")
+
+
+NO_COLUMN = {
+    "arrays": (patients(), "scaner", "did you mean 'scanner'? the columns are labels, source, scanner, age"),
+    "dataset": (Patients(), "scaner", "did you mean 'scanner'? the columns are labels, source, scanner, age"),
+    "batches": (in_batches(), "scaner", "did you mean 'scanner'? the columns are labels, source, scanner, age"),
+    "pair": (images_and_labels(), "scanner", "the columns are labels"),
+    "pairs": (batches(), "scanner", "the columns are labels"),
+    "images": (torch.zeros(3, 1, 2, 2), "labels", "there are no columns"),
+    "no source": (images_and_labels(), "source", "the columns are labels"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_COLUMN)
+def test_a_column_that_is_missing_is_told_when_the_data_is_opened(kind):
+    data, name, hint = NO_COLUMN[kind]
+    with pytest.raises(LoadError) as caught:
+        opened(data, name)
+    assert str(caught.value).split(": ", 1)[1] == f"no column {name!r}, which a rule slices by; {hint}"
+
+
+KINDS = "a column holds text or whole numbers, one an image"
+BAD_COLUMNS = {
+    "fractions": (patients(age=torch.ones(COUNT)), f"column age holds 1.0, a float: {KINDS}"),
+    "nothing": (patients(age=[None] * COUNT), f"column age holds None, a NoneType: {KINDS}"),
+    "bytes": (patients(age=np.array([b"a"] * COUNT)), f"column age holds b'a', a bytes: {KINDS}"),
+    "rows": (patients(age=torch.ones(COUNT, 2, dtype=torch.int64)), rf"column age holds \[1, 1\], a list: {KINDS}"),
+    "too few": (patients(age=[1, 2]), "37 images but 2 values in column age"),
+    "one for all": (patients(age="old"), "37 images but 1 values in column age"),
+    "sources of fractions": (patients(source=torch.ones(COUNT)), f"column source holds 1.0, a float: {KINDS}"),
+    "too few sources": (patients(source=["a"]), "37 images but 1 values in column source"),
+    "too few in a batch": ([patients(), patients(age=[1, 2])], "batch 1: 37 images but 2 values in column age"),
+    "a batch without": ([patients(), patients(age=None)], "batch 1: no column 'age', which a rule slices by; the col"),
+    "sources that go": ([patients(), patients(source=None)], "some batches have sources and some have none"),
+    "sources that come": ([patients(source=None), patients()], "some batches have sources and some have none"),
+    "a fraction of a sample": (Bad({"image": torch.zeros(1, 2, 2), "age": 1.5}), "image .: column age holds 1.5, a fl"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_COLUMNS)
+def test_what_is_no_column_is_refused_with_its_place(kind):
+    data, message = BAD_COLUMNS[kind]
+    with pytest.raises(LoadError, match=message):
+        everything(opened(data, "age"))
+
+
+def test_the_digest_is_of_sources_and_wanted_columns_too():
+    def digest(*columns, size=8, limit=None, **changes):
+        found = opened(patients(**changes), *columns)
+        everything(found, size=size, limit=limit)
+        return found.facts["sha256"]
+
+    scanner = ["other", *patients()["scanner"][1:]]
+    alone = dict.fromkeys(("source", "scanner", "age"))
+    distinct = {digest(**alone), digest(), digest("scanner"), digest("age"), digest("age", "scanner")}
+    assert len(distinct) == 5
+    assert digest("scanner", scanner=scanner) != digest("scanner")
+    assert digest(scanner=scanner) == digest()
+    assert digest(source=["patient 0", *patients()["source"][1:]]) != digest()
+    assert digest("scanner", "age", size=16) == digest("age", "scanner")
+    assert digest("scanner", source=None, limit=5) == digest("scanner", source=None, limit=5, scanner=scanner)
 
 
 # --- npz -----------------------------------------------------------------------------------------------------
@@ -324,8 +610,43 @@ def test_labels_that_were_asked_for_by_name_must_be_there(here):
 
 def test_an_option_that_npz_does_not_have_is_told(here):
     save()
-    with pytest.raises(LoadError, match="imagse"):
+    words = "no option 'imagse'; did you mean 'images'[?] the options are images, labels, source and columns"
+    with pytest.raises(LoadError, match=words):
         opened(source(imagse="x"))
+    with pytest.raises(LoadError, match="no array 'device'; it has images, labels"):
+        opened(source(scanner="device"), "scanner")
+
+
+def save_columns():
+    held = {name: np.asarray(values) for name, values in patients().items()}
+    save(patient=held["source"], device=held["scanner"], age=held["age"])
+
+
+def test_an_npz_holds_columns(here):
+    save_columns()
+    found = opened(source(source="patient", scanner="device"), "scanner", "age")
+    ids, sources, names = sources_and_columns(found)
+    assert names == {"scanner": [SCANNERS[i % 3] for i in ids], "age": [str(30 + i % 4) for i in ids]}
+    assert (found.clustered, found.n_sources, len(set(sources))) == (True, 10, 10)
+    same = opened(patients(), "age", "scanner")
+    everything(same)
+    assert found.facts["sha256"] == same.facts["sha256"]
+
+
+def test_an_npz_may_name_columns_that_no_rule_slices_by(here):
+    """Of the rules that name them none may run: pytest audits with those that it selects."""
+    save_columns()
+    found = opened(source(scanner="device"))
+    assert (found.columns, found.clustered) == ((), False)
+
+
+def test_a_column_that_an_npz_does_not_have_is_told(here):
+    save_columns()
+    words = "data data.npz: no column 'scaner', which a rule slices by; did you mean 'scanner'[?] "
+    with pytest.raises(LoadError, match=words + "the columns are labels, scanner, patient, age$"):
+        opened(source(scanner="device"), "scaner")
+    with pytest.raises(LoadError, match="no column 'source', which a rule slices by; the columns are labels, patient"):
+        opened(source(), "source")
 
 
 def test_a_missing_file_is_told(here):

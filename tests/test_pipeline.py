@@ -1,5 +1,6 @@
 """From a spec to a report: what an audit accepts, what it says, and what it leaves as it was."""
 
+import json
 import random
 import sys
 
@@ -59,6 +60,8 @@ class Net(nn.Module):
 RULES = (
     {"metric": "activity.dormant", "max": 100},
     {"metric": "class_information", "min": -1},
+    {"metric": "class_auroc", "min": 0},
+    {"metric": "class_selectivity_index", "min": -1},
     {"metric": "pool_information_dimension_loss", "max": 1},
     {"metric": "pool_entropy_loss", "max": 1.5, "params": {"levels": 2}},
     {"metric": "branch_variance_share", "min": -100},
@@ -308,6 +311,8 @@ def test_a_path_is_enough(project):
         "n_images": 130,
         "available": 130,
         "order": "seeded",
+        "sources": None,
+        "columns": {},
     }
     assert [v.rule for v in report.verdicts] == ["activity.dead"]
     assert cnnaudit.audit(project / "x.audit.yaml", allow_imports=["model.py"]) == report
@@ -411,7 +416,8 @@ AS_GIVEN = {
 def test_every_form_of_the_same_data_gives_the_same_verdicts(kinds):
     reports = [audited(data=make()) for make in kinds.values()]
     for report in reports:
-        assert report.verdicts == reports[0].verdicts
+        # As JSON, because a value of 0 / 0 is equal to nothing, not even to itself.
+        assert json.loads(report.to_json())["verdicts"] == json.loads(reports[0].to_json())["verdicts"]
         assert report.data["sha256"] == reports[0].data["sha256"]
         assert report.data["n_images"] == 130
         assert report.data["order"] == ("seeded" if kinds is SEEDED else "as given")
@@ -438,7 +444,7 @@ def test_one_image_can_be_audited():
     report = audited(dead, *RULES[1:], data=images_and_labels(1))
     outcomes = {v.metric: v.outcome for v in report.verdicts if v.op != "pool" or v.site == "pool"}
     assert outcomes.pop("activity") == "pass"
-    assert set(outcomes.values()) == {"undecided"}
+    assert set(outcomes.values()) - {"not_applicable"} == {"undecided"}
     assert report.exit_code == 3
 
 
@@ -605,7 +611,7 @@ def test_everything_that_decides_a_number_is_told():
     told = dict(report.settings)
     assert told["statistics_bytes"] > 0
     assert told["metrics"] == [f"{name}/{metric.version}" for name, metric in registry().items()]
-    expected = {"seed": 4, "block": 8, "confidence": 0.9, "max_images": 60, "max_memory": 2**29, "groups": 8}
+    expected = {"seed": 4, "block": 8, "confidence": 0.9, "max_images": 60, "max_memory": 2**29, "groups": 60}
     assert told.items() >= expected.items()
     assert (told["device"], told["threads"], told["torch"]) == ("cpu", 1, torch.__version__)
     assert cnnaudit.Report.from_json(report.to_json()).settings == told
@@ -623,8 +629,9 @@ def recorded(monkeypatch):
     real = pipeline.sweep
 
     def sweep(*given, **keys):
-        found.append(real(*given, **keys))
-        return found[-1]
+        (statistics,) = real(*given, **keys)
+        found.append(statistics)
+        return [statistics]
 
     monkeypatch.setattr(pipeline, "sweep", sweep)
     return found
@@ -643,7 +650,12 @@ def test_a_small_budget_samples_kernels_and_says_so(monkeypatch):
         assert verdict.units.total == 24
         assert "kernels, and the rule speaks of all" in verdict.detail
         assert verdict.advice == "Raise sampling.max_memory, narrow `at:`, or judge `reduce: mean`."
-    held = [t for s in statistics[0].values() for name, t in s.tally.items() if name not in ("images", "nonfinite")]
+    held = [
+        t
+        for s in statistics[0].values()
+        for name, t in s.tally.items()
+        if name not in ("images", "sources", "nonfinite")
+    ]
     assert sum(t.numel() * t.element_size() for t in held) <= budget
     assert audited(WIDE | {"reduce": "mean"}, **keys).exit_code == 0
 
@@ -675,7 +687,7 @@ def test_the_memory_that_is_planned_is_the_memory_that_is_taken(monkeypatch):
         t.numel() * t.element_size()
         for s in statistics[0].values()
         for name, t in s.tally.items()
-        if name not in ("images", "nonfinite")
+        if name not in ("images", "sources", "nonfinite")
     )
     assert taken == pytest.approx(report.settings["statistics_bytes"], rel=0.02)
 

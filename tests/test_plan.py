@@ -1,5 +1,7 @@
 """Rules and sites become checks; equal probes are shared; memory is kept."""
 
+from types import MappingProxyType
+
 import pytest
 from builders import make_pool, make_rule, make_site, make_spec
 
@@ -7,6 +9,7 @@ from cnnaudit.errors import MetricError
 from cnnaudit.metrics import registry
 from cnnaudit.plan import make_plan
 from cnnaudit.site import Op
+from cnnaudit.spec import Slices
 from cnnaudit.spec.model import Sampling
 
 
@@ -16,10 +19,10 @@ def rule(metric, field=None, **facts):
     return make_rule(metric, field or next(iter(entry.fields)), params=params, **facts)
 
 
-def plan_of(rules, sites, *, classes=10, n_images=800, labelled=True, **sampling):
+def plan_of(rules, sites, *, classes=10, n_images=800, labelled=True, data=MappingProxyType({}), **sampling):
     spec = make_spec(*rules)
     object.__setattr__(spec, "sampling", Sampling(**sampling))
-    return make_plan(spec, sites, classes=classes, labelled=labelled, n_images=n_images)
+    return make_plan(spec, sites, classes=classes, labelled=labelled, n_images=n_images, **data)
 
 
 CONV = make_site(path="layer1.conv", units=8, taps=("input", "output", "response"))
@@ -76,9 +79,29 @@ def test_rules_with_the_same_reading_share_a_probe():
     assert len(plan.probes) == 2
 
 
-@pytest.mark.parametrize(("n_images", "groups"), [(1, 1), (16, 1), (17, 2), (800, 50), (5000, 64), (None, 64)])
+@pytest.mark.parametrize(("n_images", "groups"), [(1, 1), (16, 16), (64, 64), (5000, 64), (None, 64)])
 def test_groups(n_images, groups):
     assert plan_of([rule("activity", "dead", max=0.0)], SITES, n_images=n_images).groups == groups
+
+
+@pytest.mark.parametrize(("n_sources", "groups"), [(1, 1), (20, 20), (500, 64), (None, 64)])
+def test_groups_of_sources(n_sources, groups):
+    rules = [rule("activity", "dead", max=0.0)]
+    plan = plan_of(rules, SITES, n_images=5000, data={"clustered": True, "n_sources": n_sources})
+    assert plan.groups == groups
+    assert all(probe.clustered for probe in plan.probes)
+
+
+def test_sources_and_slices_take_memory():
+    rules = [rule("class_information", min=0.0)]
+    plain, sources = (
+        plan_of(rules, SITES, n_images=5000, data={"clustered": c, "n_sources": 640}) for c in (False, True)
+    )
+    assert sources.bytes == 64 * plain.bytes
+    sliced = [rule("class_information", min=0.0, by=Slices("scanner", 100))]
+    known = {"values": {"scanner": ["a", "b", "c"]}}
+    assert plan_of(sliced, SITES, n_images=5000, data=known).bytes == 3 * plain.bytes
+    assert plan_of(sliced, SITES, n_images=5000).probes[0].by == "scanner"
 
 
 def test_rule_that_selects_nothing_names_near_misses():

@@ -1,5 +1,6 @@
 """One pass over the data: values, blocks, groups, variants, and what is freed."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,7 +42,7 @@ class Keep(Statistic):
 
     def add(self, reading, groups):
         self.__dict__.setdefault("blocks", []).append(reading)
-        self.__dict__.setdefault("block_groups", []).extend(groups)
+        self.__dict__.setdefault("row_groups", []).extend(groups.tolist())
 
     def all_of(self, tap):
         return torch.cat([reading[tap] for reading in self.blocks])
@@ -134,6 +135,7 @@ def as_blocks(x, size, labels=None):
             part,
             None if labels is None else labels[i * size : (i + 1) * size],
             torch.arange(len(x))[i * size :][:size],
+            torch.arange(len(x))[i * size :][:size],
         )
         for i, part in enumerate(x.split(size))
     ]
@@ -144,7 +146,8 @@ def head(graph):
 
 
 def swept(graph, probes, x, *, size=16, groups=4, labels=None, **given):
-    return sweep(graph, probes, as_blocks(x, size, labels), groups=groups, size=size, seed=0, **given)
+    (found,) = sweep(graph, probes, as_blocks(x, size, labels), groups=groups, size=size, seed=0, **given)
+    return found
 
 
 def close(ours, theirs):
@@ -200,20 +203,54 @@ def test_every_forward_pass_is_of_the_same_number_of_images(graph, monkeypatch):
     assert seen == [(16, 2, 8, 8)] * 3
 
 
-def test_a_block_belongs_to_the_group_of_its_number(graph):
+def test_an_image_belongs_to_the_group_of_its_source(graph):
     probe = Probe(Keep, graph.site("#conv.1"), ("response",))
     found = swept(graph, [probe], images(45), size=8, groups=4)[probe]
-    assert found.block_groups == [0, 1, 2, 3, 0, 1]
-    assert found.images.tolist() == [16, 8 + 5, 8, 8]
+    assert found.row_groups == [i % 4 for i in range(45)]
+    assert found.images.tolist() == [12, 11, 11, 11]
+
+
+def test_images_of_one_source_are_in_one_group_and_counted_once(graph):
+    probe = Probe(Keep, graph.site("#conv.1"), ("response",))
+    sources = torch.tensor([5, 0, 5, 1, 1, 2, 5, 0, 0, 4])
+    blocks = [dataclasses.replace(b, sources=sources[b.ids]) for b in as_blocks(images(10), 4)]
+    (found,) = sweep(graph, [probe], blocks, groups=3, size=4, seed=0)
+    assert found[probe].row_groups == (sources % 3).tolist()
+    assert found[probe].images.tolist() == [3, 3, 4]
+    assert found[probe].tally["sources"].tolist() == [1, 2, 2]
+
+
+def test_each_value_of_a_column_has_a_statistic_of_its_own_on_the_same_grid(net, graph):
+    probe = Probe(ClassHistogram, graph.site("#conv.2"), ("response",), (("bins", 4),), by="scanner")
+    whole = dataclasses.replace(probe, by="")
+    x, labels = images(300), torch.arange(300) % 3
+    scanner = (torch.arange(300) % 7 == 0).long() * 2 + 1  # codes 1 and 3
+    blocks = [dataclasses.replace(b, columns={"scanner": scanner[b.ids]}) for b in as_blocks(x, 16, labels)]
+    (found,) = sweep(graph, [probe, whole], blocks, groups=4, size=16, seed=0)
+    slices = {p.slice: s for p, s in found.items() if p.by}
+    assert sorted(slices) == [1, 3]
+    assert [slices[code].n_images for code in (1, 3)] == [257, 43]
+    assert all(torch.equal(s.calibration["edges"], found[whole].calibration["edges"]) for s in slices.values())
+    assert torch.equal(slices[1].counts + slices[3].counts, found[whole].counts)
+    mine = scanner == 3
+    alone = as_blocks(x[mine], 16, labels[mine])
+    (only,) = sweep(graph, [whole], alone, groups=4, size=16, seed=0)
+    assert only[whole].counts.sum((0, 2)).tolist() == slices[3].counts.sum((0, 2)).tolist()
+
+
+def test_statistics_are_shown_at_looks_and_at_the_end(graph):
+    probe = Probe(ActivityTally, graph.site("#conv.1"), ("response",))
+    shown = sweep(graph, [probe], as_blocks(images(90), 8), groups=4, size=8, seed=0, looks=[16, 40])
+    assert [found[probe].n_images for found in shown] == [16, 40, 90]
 
 
 @pytest.mark.parametrize(("size", "groups"), [(4, 3), (4, 64), (2, 5), (16, 1)])
-def test_every_group_counts_its_own_blocks_however_many_are_folded_at_once(net, graph, size, groups):
+def test_every_group_counts_its_own_images_however_many_are_folded_at_once(net, graph, size, groups):
     probe = Probe(ActivityTally, graph.site("#conv.1"), ("response",))
     x = images(83)
     found = swept(graph, [probe], x, size=size, groups=groups)[probe]
     fires = (by_hand(net, x)["first.response"] > 0).flatten(2).any(2).long()
-    group = torch.arange(83) // size % groups
+    group = torch.arange(83) % groups
     assert found.images.tolist() == torch.bincount(group, minlength=groups).tolist()
     assert torch.equal(found.tally["active"], torch.stack([fires[group == g].sum(0) for g in range(groups)]))
 
@@ -428,7 +465,7 @@ def held_by(model, probes_of, variants_of=lambda graph: ()):
     Watched.held = []
     probes, variants = probes_of(graph), variants_of(graph)
     runner = Watched(graph, probes, variants)
-    fold = SimpleNamespace(take=lambda *given: None)
+    fold = SimpleNamespace(start=lambda *given: None, take=lambda *given: None)
     (block,) = as_blocks(images(4), 4)
     with torch.no_grad():
         runner.run_block(block.images, block, 0, fold)
@@ -524,14 +561,16 @@ def test_a_model_that_keeps_state_is_an_error():
     model = Counting()
     model(images(2))
     with pytest.raises(GraphError, match="keep state between calls"):
-        sweep(
-            capture(model, images(2)),
-            [],
-            as_blocks(images(16), 16),
-            groups=1,
-            size=16,
-            seed=0,
-            reference=nn.Sequential(model, nn.Identity(), Scale()),
+        list(
+            sweep(
+                capture(model, images(2)),
+                [],
+                as_blocks(images(16), 16),
+                groups=1,
+                size=16,
+                seed=0,
+                reference=nn.Sequential(model, nn.Identity(), Scale()),
+            )
         )
 
 

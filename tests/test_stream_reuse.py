@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from cnnaudit.graph import ModelGraph, capture
 from cnnaudit.load import Block
+from cnnaudit.stream import Folding
 from cnnaudit.stream.runner import Runner, Variant
 
 ATEN = torch.ops.aten
@@ -103,8 +104,9 @@ NETS = [
 
 def run(model, x, variants=(), probes=()):
     runner = Runner(capture(model, x), probes, variants)
-    block = Block(images=x, labels=None, ids=torch.arange(len(x)), number=0)
-    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, None))
+    ids = torch.arange(len(x))
+    block = Block(images=x, labels=None, ids=ids, number=0, sources=ids)
+    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, Folding(probes, 1)))
     return runner, output
 
 

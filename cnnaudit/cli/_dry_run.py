@@ -30,10 +30,16 @@ def describe(prepared: Prepared) -> str:
         tabulate(sites, headers=columns, disable_numparse=True),
         tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", "images needed"], disable_numparse=True),
         *absent,
-        f"{len(sites)} sites, {covered} under a rule; {images}; "
+        f"{len(sites)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
         f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",
     ]
     return "\n\n".join(parts)
+
+
+def _looks(prepared: Prepared) -> str:
+    if len(prepared.looks) == 1:
+        return "one look at the end"
+    return "looks at " + ", ".join(f"{look.images:,}" for look in prepared.looks)
 
 
 def _site(site: Site, prepared: Prepared) -> Sequence[str]:
@@ -58,7 +64,7 @@ def _site(site: Site, prepared: Prepared) -> Sequence[str]:
 
 
 def _rule(number: int, rule: Rule, prepared: Prepared) -> Sequence[str]:
-    alpha = 1 - prepared.spec.sampling.confidence
+    alpha = (1 - prepared.spec.sampling.confidence) * prepared.looks[-1].spent
     checks = [c for c in prepared.plan.checks if c.rule is rule]
     judged = [c for c in checks if c.probe is not None]
     needed = max((c.images(prepared.classes, alpha) for c in judged), default=0)

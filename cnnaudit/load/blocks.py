@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
 __all__ = ["Batch", "Block", "blocks"]
 
-Batch = tuple["Tensor", "Tensor | None"]
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images as the data gives them.
+
+    Attributes:
+        images: Network input, shape (n, *image).
+        labels: int64 of shape (n,), or None.
+        sources: Rank of each image's source, int64 of shape (n,); None where every image is its own source.
+        columns: Codes of each column's values, int64 of shape (n,).
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    sources: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> Batch:
+        labels = None if self.labels is None else self.labels[part]
+        sources = None if self.sources is None else self.sources[part]
+        return Batch(self.images[part], labels, sources, {name: codes[part] for name, codes in self.columns.items()})
 
 
 @dataclass(frozen=True)
@@ -26,17 +49,25 @@ class Block:
         images: Network input, shape (n, *image).
         labels: int64 of shape (n,), or None.
         ids: Index of each image in the data, int64 of shape (n,).
+        sources: Rank of each image's source, int64 of shape (n,); where every image is its own source, the image's
+            place in the order.
+        columns: Codes of the values of each column that rules slice by, int64 of shape (n,).
     """
 
     number: int
     images: Tensor
     labels: Tensor | None
     ids: Tensor
+    sources: Tensor
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
-        """Return the block on a device, its images as numbers of this type."""
+        """Return the block on a device, its images as numbers of this type.
+
+        Sources and columns stay on the CPU: they say where a reading goes, and are never reckoned with.
+        """
         labels = None if self.labels is None else self.labels.to(device)
-        return Block(self.number, self.images.to(device, dtype), labels, self.ids.to(device))
+        return replace(self, images=self.images.to(device, dtype), labels=labels, ids=self.ids.to(device))
 
 
 def blocks(batches: Iterable[Batch], ids: Iterable[int], size: int) -> Iterator[Block]:
@@ -46,24 +77,35 @@ def blocks(batches: Iterable[Batch], ids: Iterable[int], size: int) -> Iterator[
     ids = iter(ids)
     for batch in batches:
         held.append(batch)
-        count += len(batch[0])
+        count += len(batch)
         while count >= size:
-            images, labels = _joined(held)
-            yield _block(number, images[:size], None if labels is None else labels[:size], ids)
-            held = [(images[size:], None if labels is None else labels[size:])]
+            joined = _joined(held)
+            yield _block(number, joined[:size], ids, number * size)
+            held = [joined[size:]]
             count, number = count - size, number + 1
     if count:
-        yield _block(number, *_joined(held), ids)
+        yield _block(number, _joined(held), ids, number * size)
 
 
-def _joined(held: list[Batch]) -> Batch:
+def _joined(held: Sequence[Batch]) -> Batch:
     if len(held) == 1:
         return held[0]
-    labels = [label for _, label in held if label is not None]
-    return torch.cat([images for images, _ in held]), torch.cat(labels) if labels else None
+    return Batch(
+        torch.cat([batch.images for batch in held]),
+        _cat([batch.labels for batch in held]),
+        _cat([batch.sources for batch in held]),
+        {name: torch.cat([batch.columns[name] for batch in held]) for name in held[0].columns},
+    )
 
 
-def _block(number: int, images: Tensor, labels: Tensor | None, ids: Iterator[int]) -> Block:
-    chosen = torch.tensor([next(ids) for _ in range(len(images))], dtype=torch.int64)
+def _cat(parts: Iterable[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
+
+
+def _block(number: int, batch: Batch, ids: Iterator[int], first: int) -> Block:
+    chosen = torch.tensor([next(ids) for _ in range(len(batch))], dtype=torch.int64)
     # Labels wait for the grids of the first images; the loader may use its buffer again.
-    return Block(number, images, None if labels is None else labels.clone(), chosen)
+    labels = None if batch.labels is None else batch.labels.clone()
+    sources = torch.arange(first, first + len(batch)) if batch.sources is None else batch.sources
+    return Block(number, batch.images, labels, chosen, sources, batch.columns)

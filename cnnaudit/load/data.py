@@ -1,12 +1,14 @@
-"""Images and labels from files and from Python."""
+"""Images, labels and further columns from files and from Python."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,9 @@ __all__ = ["Images", "open_images"]
 
 _CHUNK = 64
 _END = object()
+_MOST_VALUES = 64  # every value has statistics of its own
+_OWN = ("images", "labels", "source")
+_SINGULAR = {"images": "image", "labels": "label"}
 
 
 class Images(ABC):
@@ -34,24 +39,36 @@ class Images(ABC):
 
     Attributes:
         source: What the images come from, for reports.
+        columns: The columns whose values are read beside images, labels and sources.
         count: Number of images, None where only reading tells.
+        n_sources: Number of sources in the whole data, None where only reading tells; without a column ``source``
+            every image is one.
         classes: Number of classes, None where only reading tells.
+        labelled: True where the images have labels.
+        clustered: True where a column ``source`` tells which images belong together.
         order: ``seeded`` for a random permutation, ``as given`` where the data decides.
         met: Classes of the images read so far.
         integers: True where the images come as whole numbers.
     """
 
-    source: str
     count: int | None
+    n_sources: int | None
     classes: int | None
     labelled: bool
+    clustered: bool
     order: str
 
-    def __init__(self) -> None:
-        self._digests = hashlib.sha256(), hashlib.sha256()
-        self._read = 0
+    def __init__(self, source: str, columns: Sequence[str]) -> None:
+        self.source = source
+        self.columns = tuple(dict.fromkeys(columns))
         self.met: set[int] = set()
         self.integers = False
+        self._codes: dict[str, dict[str, int]] = {name: {} for name in ("source", *self.columns)}
+        self._digests = hashlib.sha256(), hashlib.sha256()
+        self._rows = hashlib.sha256(repr(sorted(self.columns)).encode())
+        self._read = 0
+        self._sources: set[int] = set()
+        self._counts: dict[str, Counter[int]] = {name: Counter() for name in self.columns}
 
     @abstractmethod
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
@@ -61,7 +78,8 @@ class Images(ABC):
         """Visit at most ``limit`` images in blocks of ``size``.
 
         Raises:
-            LoadError: a batch is not one of images of one size with one integer label each.
+            LoadError: a batch is not one of images of one size with one integer label each, or a column has not
+                one value an image, one that is neither text nor a whole number, or too many different ones.
         """
         batches, ids = self._batches(seed, limit)
         for block in blocks(self._alike(batches), ids, size):
@@ -70,60 +88,129 @@ class Images(ABC):
                     digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self._read += len(block.images)
             self.met.update([] if block.labels is None else torch.unique(block.labels).tolist())
+            self._enter(block)
             yield block
 
+    def _enter(self, block: Block) -> None:
+        """Count the values of a block's columns and make them part of the digest."""
+        cells: list[list[Any]] = []
+        if self.clustered:
+            cells.append(block.sources.tolist())
+            self._sources.update(cells[0])
+        for name, values in sorted(self.values.items()):
+            codes = block.columns[name].tolist()
+            cells.append([values[code] for code in codes])
+            self._counts[name].update(codes)
+        self._rows.update("".join(f"{row}\n" for row in zip(*cells, strict=True)).encode())
+
     def _alike(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches that can be joined: images of one shape, all with labels or all without."""
-        first: tuple[Any, bool] | None = None
-        for images, labels in batches:
-            found = tuple(images.shape[1:]), labels is not None
+        """Batches that can be joined: images of one shape, all with labels or all without, and sources likewise."""
+        first: tuple[Any, bool, bool] | None = None
+        for batch in batches:
+            found = tuple(batch.images.shape[1:]), batch.labels is not None, batch.sources is not None
             first = first or found
             if found[0] != first[0]:
                 raise LoadError(f"{self.source}: images of shape {found[0]} after images of shape {first[0]}")
             if found[1] != first[1]:
                 raise LoadError(f"{self.source}: some batches have labels and some have none")
-            yield images, labels
+            if found[2] != first[2]:
+                raise LoadError(f"{self.source}: some batches have sources and some have none")
+            yield batch
+
+    def _batch(self, named: Mapping[str, Any], place: str, *, single: bool = False) -> Batch:
+        """Read one batch, or a batch of one sample."""
+        images = self._tensor(named["images"], place, single=single)
+        images = images[None] if single else images
+        labels = _labels(named["labels"], place, single=single) if "labels" in named else None
+        if labels is not None and len(labels) != len(images):
+            raise LoadError(f"{place}: {len(images)} images but {len(labels)} labels")
+        coded = self._coded(named, place, len(images))
+        return Batch(images, labels, coded.get("source"), {name: coded[name] for name in self.columns})
 
     def _tensor(self, images: Any, place: str, *, single: bool = False) -> Tensor:
         x = _tensor(images, place, single=single)
         self.integers = self.integers or not x.is_floating_point()
         return x if x.is_floating_point() else x.to(torch.float32)
 
+    def _coded(self, named: Mapping[str, Any], place: str, count: int, *, ranked: bool = False) -> dict[str, Tensor]:
+        """Codes of the values of ``source`` and of every wanted column, int64 of shape (count,).
+
+        A value's code is its place among those that were met, or in their order where all are there to be ranked.
+        """
+        _require(self.columns, named, place)
+        coded = {}
+        for name in [name for name in self._codes if name in named]:
+            values = _values(named[name], name, place)
+            if len(values) != count:
+                raise LoadError(f"{place}: {count} images but {len(values)} values in column {name}")
+            if ranked:
+                self._code(name, sorted(set(values), key=lambda value: (isinstance(value, str), value)))
+            coded[name] = self._code(name, values)
+        return coded
+
+    def _code(self, name: str, values: Iterable[str | int]) -> Tensor:
+        codes = self._codes[name]
+        numbers = [codes.setdefault(str(value), len(codes)) for value in values]
+        if name in self.columns and len(codes) > _MOST_VALUES:
+            raise LoadError(f"{self.source}: column {name} has more than {_MOST_VALUES} values: slice by one with few")
+        return torch.tensor(numbers, dtype=torch.int64)
+
+    @property
+    def values(self) -> dict[str, list[str]]:
+        """The values behind each column's codes, as far as they are known."""
+        return {name: list(self._codes[name]) for name in self.columns}
+
     @property
     def facts(self) -> dict[str, Any]:
-        """What was read, for the report; the digest is of images and labels in the order of the audit."""
+        """What was read, for the report; the digest is of all of it, in the order of the audit."""
+        digests = (*self._digests, self._rows) if self.clustered or self.columns else self._digests
         return {
             "source": self.source,
-            "sha256": hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest(),
+            "sha256": hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest(),
             "n_images": self._read,
             "available": self.count,
             "order": self.order,
+            "sources": len(self._sources) if self.clustered else None,
+            "columns": {
+                name: {value: self._counts[name][code] for code, value in enumerate(values)}
+                for name, values in self.values.items()
+            },
         }
 
 
 class _Arrays(Images):
     """Arrays that can be indexed."""
 
-    def __init__(self, images: Any, labels: Any, source: str) -> None:
-        super().__init__()
-        self.images, self.source, self.order = images, source, "seeded"
-        self.count = len(images)
-        self.labels = None if labels is None else _labels(labels, source)
-        self.labelled = labels is not None
-        self.classes = None if self.labels is None else int(self.labels.max()) + 1 if self.count else None
-        if self.count == 0:
+    def __init__(self, named: Mapping[str, Any], source: str, columns: Sequence[str]) -> None:
+        super().__init__(source, columns)
+        self.images, self.order = named["images"], "seeded"
+        if not getattr(self.images, "shape", ()):
+            raise LoadError(f"{source}: images are a {type(self.images).__name__}, not an array of images")
+        self.count = count = len(self.images)
+        if count == 0:
             raise LoadError(f"{source}: there are no images")
-        if self.labels is not None and len(self.labels) != self.count:
-            raise LoadError(f"{source}: {self.count} images but {len(self.labels)} labels")
+        self.labelled, self.clustered = "labels" in named, "source" in named
+        self.labels = _labels(named["labels"], source) if self.labelled else None
+        if self.labels is not None and len(self.labels) != count:
+            raise LoadError(f"{source}: {count} images but {len(self.labels)} labels")
+        self.classes = None if self.labels is None else int(self.labels.max()) + 1
+        self.coded = self._coded(named, source, count, ranked=True)
+        self.n_sources = len(self._codes["source"]) if self.clustered else count
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit]
+        ranks = _permutation(self.n_sources or 0, seed)[self.coded["source"]] if self.clustered else None
 
         def read() -> Iterator[Batch]:
             for i in range(0, len(order), _CHUNK):
                 index = order[i : i + _CHUNK]
                 chosen = self.images[index if isinstance(self.images, torch.Tensor) else index.numpy()]
-                yield self._tensor(chosen, self.source), None if self.labels is None else self.labels[index]
+                yield Batch(
+                    self._tensor(chosen, self.source),
+                    None if self.labels is None else self.labels[index],
+                    None if ranks is None else ranks[index],
+                    {name: self.coded[name][index] for name in self.columns},
+                )
 
         return read(), order.tolist()
 
@@ -131,126 +218,125 @@ class _Arrays(Images):
 class _Samples(Images):
     """A map-style dataset of single samples."""
 
-    def __init__(self, dataset: Dataset[Any], source: str) -> None:
-        super().__init__()
-        self.dataset, self.source, self.order = dataset, source, "seeded"
+    def __init__(self, dataset: Dataset[Any], source: str, columns: Sequence[str]) -> None:
+        super().__init__(source, columns)
+        self.dataset, self.order = dataset, "seeded"
         self.count = len(dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
         if self.count == 0:
             raise LoadError(f"{source}: there are no images")
         names = getattr(dataset, "classes", None)
         self.classes = len(names) if names else None
-        self.labelled = self._sample(0)[1] is not None
+        named, place = self._sample(0)
+        _require(self.columns, named, place)
+        self.labelled, self.clustered = "labels" in named, "source" in named
+        self.n_sources = None if self.clustered else self.count
 
-    def _sample(self, index: int) -> Batch:
+    def _sample(self, index: int) -> tuple[dict[str, Any], str]:
         place = f"{self.source}, image {index}"
         with _reading(place):
             sample = self.dataset[index]
-        image, label = _split(sample, place)
-        return self._tensor(image, place, single=True)[None], None if label is None else _labels(
-            label, place, single=True
-        )
+        return _named(sample, place), place
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit].tolist()
-
-        def read() -> Iterator[Batch]:
-            for i in order:
-                yield self._sample(i)
-
-        return read(), order
+        return (self._batch(*self._sample(i), single=True) for i in order), order
 
 
 class _Stream(Images):
     """An iterable of batches, in the order in which it gives them."""
 
-    def __init__(self, batches: Iterable[Any], source: str) -> None:
-        super().__init__()
-        self.source, self.order, self.count, self.classes = source, "as given", None, None
+    def __init__(self, batches: Iterable[Any], source: str, columns: Sequence[str]) -> None:
+        super().__init__(source, columns)
+        self.order, self.count, self.n_sources, self.classes = "as given", None, None, None
         iterator = _numbered(batches, source)
-        _, first = next(iterator, (0, None))
+        place, first = next(iterator, (source, None))
         if first is None:
             raise LoadError(f"{source}: there are no images")
-        self.labelled = _split(first, source)[1] is not None
-        self._rest = itertools.chain([(f"{source}, batch 0", first)], iterator)
+        named = _named(first, place)
+        _require(self.columns, named, place)
+        self.labelled, self.clustered = "labels" in named, "source" in named
+        self._rest = itertools.chain([(place, first)], iterator)
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:  # noqa: ARG002
         def read() -> Iterator[Batch]:
             left = limit
-            for place, batch in self._rest:
-                images, labels = _split(batch, place)
-                x = self._tensor(images, place)[:left]
-                y = None if labels is None else _labels(labels, place)[:left]
-                if y is not None and len(x) != len(y):
-                    raise LoadError(f"{place}: {len(x)} images but {len(y)} labels")
-                yield x, y
+            for place, given in self._rest:
+                batch = self._batch(_named(given, place), place)[:left]
+                yield batch
                 if left is not None:
-                    left -= len(x)
+                    left -= len(batch)
                     if left <= 0:
                         return
 
         return read(), itertools.count()
 
 
-def open_images(data: Source | Any, trust: Trust) -> Images:
+def open_images(data: Source | Any, trust: Trust, columns: Sequence[str] = ()) -> Images:
     """Open the images that a source names, or that Python gives.
 
     Args:
-        data: A source; a ``(images, labels)`` pair of arrays; a map-style dataset of ``(image, label)``; an
-            iterable of batches ``(images, labels)`` or ``images``, such as a DataLoader.
+        data: A source; ``(images, labels)`` arrays; a map-style dataset of ``(image, label)``; an iterable of batches
+            ``(images, labels)`` or ``images``, such as a DataLoader. Instead of a tuple each of them may be a mapping
+            with the keys images, labels, source and any column.
         trust: What may be imported.
+        columns: The columns that rules slice by; of the others only ``source`` is read.
 
     Raises:
-        LoadError: there is nothing there that can be read as images.
+        LoadError: there is nothing there that can be read as images, or a column is missing.
     """
     kind = getattr(data, "kind", None)
     if kind == "npz":
-        return _npz(data)
+        return _npz(data, columns)
     if kind in ("file_factory", "module_factory"):
         made = trust.factory(data)
         if callable(made):
             with _reading(data.written, "calling"):
                 made = made(**dict(data.options))
-        return _from_python(made, data.written)
+        return _from_python(made, data.written, columns)
     if kind is not None:
         raise LoadError(f"data {data.written}: {kind} data is not read yet; use an .npz file or a Python factory")
-    return _from_python(data, f"a {type(data).__name__} from Python")
+    return _from_python(data, f"a {type(data).__name__} from Python", columns)
 
 
-def _npz(source: Source) -> Images:
+def _npz(source: Source, columns: Sequence[str]) -> Images:
     path, place = Path(source.target), f"data {source.written}"
     if not path.is_file():
         raise LoadError(f"data: there is no file {path}")
-    known = {"images": "images", "labels": "labels"}
+    wanted = {*_OWN, *columns}
     for name in source.options:
-        if name not in known:
-            raise LoadError(f"{place}: an npz has no option {name!r}; the options are {', '.join(known)}")
-    names = known | dict(source.options)
+        # Any other name is a column: one that no rule slices by, or none of those that run this time.
+        if name not in wanted and (near := _near(name, _OWN, cutoff=0.8)):
+            raise LoadError(
+                f"{place}: an npz has no option {name!r}{near} the options are {', '.join(_OWN)} and columns"
+            )
+    names = {name: name for name in wanted} | dict(source.options)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held = list(archive)
-            found = {name: archive[array] for name, array in names.items() if array in held}
+            found = {name: archive[names[name]] for name in wanted if names[name] in held}
     except Exception as error:
         raise LoadError(f"{place}: not a readable npz of plain arrays ({error})") from error
     for name in ("images", *source.options):
-        if name not in found:
+        if names[name] not in held:
             raise LoadError(f"{place}: no array {names[name]!r}; it has {', '.join(held)}")
-    return _Arrays(found["images"], found.get("labels"), source.written)
+    _require(columns, [*found, *source.options, *(array for array in held if array not in names.values())], place)
+    return _Arrays(found, source.written, columns)
 
 
-def _from_python(data: Any, source: str) -> Images:
+def _from_python(data: Any, source: str, columns: Sequence[str]) -> Images:
+    if isinstance(data, Mapping):
+        return _Arrays(_named(data, source), source, columns)
     if isinstance(data, (tuple, list)) and len(data) == 2 and hasattr(data[0], "shape"):
         images, labels = data
         labels = np.asarray(labels) if isinstance(labels, list) else labels
-        if labels is None:
-            return _Arrays(images, None, source)
-        if hasattr(labels, "shape") and len(images.shape) >= 3 > len(labels.shape):
-            return _Arrays(images, labels, source)
+        if labels is None or (hasattr(labels, "shape") and len(images.shape) >= 3 > len(labels.shape)):
+            return _Arrays(_named((images, labels), source), source, columns)
     if isinstance(data, (torch.Tensor, np.ndarray)):
-        return _Arrays(data, None, source)
+        return _Arrays({"images": data}, source, columns)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _Samples(data, source)
+        return _Samples(data, source, columns)
     if isinstance(data, Iterable):
-        return _Stream(data, source)
+        return _Stream(data, source, columns)
     raise LoadError(f"data: {source} is neither arrays, a dataset nor an iterable of (images, labels)")
 
 
@@ -280,15 +366,49 @@ def _permutation(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def _split(batch: Any, place: str) -> tuple[Any, Any]:
-    """Return images and labels of one batch or sample."""
-    if isinstance(batch, Mapping):
-        raise LoadError(f"{place}: a mapping; yield (images, labels)")
-    if isinstance(batch, (tuple, list)):
-        if len(batch) not in (1, 2):
-            raise LoadError(f"{place}: {len(batch)} values; yield (images, labels) or images")
-        return batch[0], batch[1] if len(batch) == 2 else None
-    return batch, None
+def _named(given: Any, place: str) -> dict[str, Any]:
+    """What whole arrays, one batch or one sample hold, by name; None is left out."""
+    if isinstance(given, Mapping):
+        named = {own: given[name] for own, name in _SINGULAR.items() if name in given}
+        named |= {str(name): value for name, value in given.items()}
+        if "images" not in named:
+            raise LoadError(
+                f"{place}: a mapping without images, of {', '.join(named) or 'nothing'}: name them 'images'"
+            )
+    elif isinstance(given, (tuple, list)):
+        if len(given) not in (1, 2):
+            raise LoadError(f"{place}: {len(given)} values; yield (images, labels), images, or a mapping with columns")
+        named = dict(zip(("images", "labels"), given, strict=False))
+    else:
+        named = {"images": given}
+    return {name: value for name, value in named.items() if value is not None or name == "images"}
+
+
+def _require(columns: Iterable[str], known: Iterable[str], place: str) -> None:
+    others = [name for name in known if name not in ("images", "image")]
+    for name in columns:
+        if name not in others:
+            told = f"the columns are {', '.join(others)}" if others else "there are no columns"
+            raise LoadError(f"{place}: no column {name!r}, which a rule slices by{_near(name, others) or ';'} {told}")
+
+
+def _near(name: str, options: Iterable[str], *, cutoff: float = 0.6) -> str:
+    near = get_close_matches(name, list(options), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _values(given: Any, name: str, place: str) -> list[str | int]:
+    """The values of a column; one that stands alone is one image's."""
+    held = given.tolist() if hasattr(given, "tolist") else given
+    held = held if isinstance(held, (list, tuple)) else [held]
+    values = [value.tolist() if hasattr(value, "tolist") else value for value in held]
+    for value in values:
+        if not isinstance(value, (str, int)):
+            raise LoadError(
+                f"{place}: column {name} holds {str(value)[:40]}, a {type(value).__name__}: "
+                "a column holds text or whole numbers, one an image"
+            )
+    return values
 
 
 def _tensor(images: Any, place: str, *, single: bool = False) -> Tensor:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field as Param
 
-from cnnaudit.intervals import Binomial, Normal, RareEvent, Uncertain
+from cnnaudit.intervals import Binomial, BoundedMean, Normal, RareEvent, Uncertain, linearised_ratio
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ActivityTally
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
@@ -76,7 +72,7 @@ def _images(need: Need) -> int:
             ),
         ),
     },
-    interval="dead: exact binomial; apoz, dormant: influence function over images",
+    interval="dead: exact binomial; apoz: Korn-Graubard; dormant: linearised ratio over images",
     cost="two whole-map reductions",
     applies=_applies,
     images=_images,
@@ -100,28 +96,19 @@ def activity(
     Estimator and bias. All read every position of every image. ``dead`` and ``apoz`` are unbiased; ``dormant`` is a
     ratio of means, biased by O(1 / images).
 
-    Interval. ``dead`` (population): exact binomial on the images that activate the kernel. ``apoz`` and
-    ``dormant``: influence function over images, normal.
+    Interval. ``dead`` (population): exact binomial on the images that activate the kernel. ``apoz``: binomial at the
+    effective sample size of the images' fractions (Korn & Graubard 1998), which is normal except near 0 and 1.
+    ``dormant``: linearised ratio over images, normal.
 
     Pitfalls. A kernel silent on these images may fire on others. Zeros mean something only where an
     activation makes exact zeros (ReLU, ReLU6); elsewhere ``dead`` and ``apoz`` do not apply.
     """
-    n = tally.n_images
-    value = {name: tally.total(name) for name in ("active", "zeros", "zeros2", "a", "a2", "a_mean", "mean", "mean2")}
-    share = value["zeros"] / (n * tally.positions)
-    share_var = value["zeros2"] / (n * tally.positions**2) - share**2
-    active = Binomial(numbers(value["active"]), n)
-    mean_a, mean = value["a"] / n, value["mean"] / n
-    score = mean_a / mean
-    # Influence of image i on a ratio of means: (a_i - score * abar_i) / E[abar].
-    second = (value["a2"] - 2 * score * value["a_mean"] + score**2 * value["mean2"]) / n
-    spread = second.clamp(min=0) / mean**2
+    n, positions = tally.n_images, tally.positions
+    sums = ("active", "zeros", "zeros2", "a", "a2", "a_mean", "mean", "mean2")
+    active, z, zz, a, aa, ab, b, bb = (numbers(tally.total(name)) for name in sums)
+    apoz = linearised_ratio(z, n * positions, aa=zz, ab=z * positions, bb=n * positions**2, n=n)
     return {
-        "dead": RareEvent(active, rate),
-        "apoz": Normal(numbers(share), _error(share_var, n), limits=(0.0, 1.0), images=n),
-        "dormant": Normal(numbers(score), _error(spread, n), limits=(0.0, np.inf)),
+        "dead": RareEvent(Binomial(active, n), rate),
+        "apoz": BoundedMean(*apoz, n),
+        "dormant": Normal(*linearised_ratio(a, b, aa=aa, ab=ab, bb=bb, n=n), limits=(0.0, math.inf)),
     }
-
-
-def _error(variance: Tensor, n: int) -> Any:
-    return np.sqrt(numbers(variance.clamp(min=0)) / max(n - 1, 1)) if n > 1 else np.full(len(variance), np.inf)

@@ -81,7 +81,8 @@ class Metric:
 
     Attributes:
         function: ``(statistic, site, **params) -> {field: Uncertain or Tensor}``; tensors where the interval
-            is a jackknife, which calls the function again without each group.
+            is a jackknife, which calls the function again without each group. Where several images come from one
+            source, an Uncertain gets its error in the same way.
         reads: The statistic.
         at: Ops that the metric is for, the most usual first.
         taps: Taps of the site that are read.
@@ -150,12 +151,14 @@ class Metric:
     def evaluate(self, statistic: Statistic, site: Site, params: Mapping[str, Any]) -> dict[str, Uncertain]:
         """Return every field with its uncertainty, one entry for each unit."""
         whole = self.function(statistic.pooled(), site, **params)
-        if all(isinstance(value, Uncertain) for value in whole.values()):
+        if all(isinstance(value, Uncertain) for value in whole.values()) and not statistic.probe.clustered:
             return dict(whole)
         sizes = np.array([n for n in statistic.images.tolist() if n], dtype=np.float64)
         rest = [self.function(part, site, **params) for part in statistic.leave_one_out()] if len(sizes) > 1 else []
         return {
-            name: Jackknife(numbers(value), np.array([numbers(part[name]) for part in rest]), sizes)
+            name: value.regrouped([part[name] for part in rest], sizes, statistic.n_sources)
+            if isinstance(value, Uncertain)
+            else Jackknife(numbers(value), np.array([numbers(part[name]) for part in rest]), sizes)
             for name, value in whole.items()
         }
 

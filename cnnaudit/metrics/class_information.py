@@ -79,12 +79,15 @@ def class_information(
     Interval. Standard error from the influence function log2 p(r,y) / (p(r) p(y)) over images. The lower end
     stands on ``chance_adjusted``, the upper on ``information``, so neither correction decides by itself. A
     bound of 0 (more information than none) is decided by a G test against independence with the chance mean.
+    Where several images come from one source, errors are delete-a-group jackknifes over sources, and the corrections
+    and the G test take the number of images over their design effect (Rao & Scott 1981) for the sample size.
 
     Pitfalls. Gate: 5 * bins * classes images. A kernel can matter together with others and say nothing alone.
     """
     # A few kernels at a time: the tables of a whole layer can take gigabytes in double precision.
     step = max(1, _CELLS // histogram.counts[0].numel())
-    parts = [_information(counts.double(), estimator) for counts in torch.split(histogram.counts, step)]
+    tables = zip(torch.split(histogram.counts, step), torch.split(histogram.design_effect, step), strict=True)
+    parts = [_information(counts.double(), effect, estimator) for counts, effect in tables]
     value, floor, error, h_y, most, p_zero = (torch.cat(column) for column in zip(*parts, strict=True))
 
     def shifted(scale: Tensor) -> Shifted:
@@ -100,21 +103,23 @@ def class_information(
     }
 
 
-def _information(counts: Tensor, estimator: str) -> tuple[Tensor, ...]:
+def _information(counts: Tensor, effect: Tensor, estimator: str) -> tuple[Tensor, ...]:
     """Value, floor, standard error, H(Y), the most possible and the p-value of 0, each of shape (kernels,)."""
     n = counts.sum((-2, -1)).clamp(min=1)
     plugin = mutual_information(counts)
     rows, columns = counts.sum(-1), counts.sum(-2)
     error = torch.sqrt(_influence_variance(counts, rows, columns, n, plugin) / n)
+    samples = n / effect  # a bias is that of so many independent images
     value = floor = plugin
     if estimator != "plugin":
         occupied = [(part > 0).sum(-1) for part in (counts.flatten(-2), rows, columns)]
-        value = (plugin - (occupied[0] - occupied[1] - occupied[2] + 1) / (2 * n * math.log(2))).clamp(min=0)
-        floor = plugin - expected_mutual_information(counts)
+        value = (plugin - (occupied[0] - occupied[1] - occupied[2] + 1) / (2 * samples * math.log(2))).clamp(min=0)
+        floor = plugin - expected_mutual_information(counts) * effect
     h_y = entropy(rows)
     value = torch.where(h_y > 0, value, torch.nan)  # of one class nothing can be known
     most = torch.minimum(h_y, torch.full_like(h_y, math.log2(counts.shape[-1])))
-    return torch.minimum(value, most), floor, error, h_y, most, _g_test(plugin, plugin - floor, rows, columns, n)
+    p_zero = _g_test(plugin, plugin - floor, rows, columns, samples)
+    return torch.minimum(value, most), floor, error, h_y, most, p_zero
 
 
 def _influence_variance(counts: Tensor, rows: Tensor, columns: Tensor, n: Tensor, plugin: Tensor) -> Tensor:

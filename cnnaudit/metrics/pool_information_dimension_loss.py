@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field as Param
 
-from cnnaudit.intervals import Normal, Uncertain
+from cnnaudit.intervals import BoundedMean, Uncertain, linearised_ratio
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import WindowActivity, Windows
@@ -50,7 +49,7 @@ _LITTLE = ("The windows are nearly empty: there is little that could be lost.", 
         "min": Field("fraction", "the same had it been min pooling", "lower", _LITTLE, _MUCH),
         "stride": Field("fraction", "the same had it taken the first value of each window", "lower", _LITTLE, _MUCH),
     },
-    interval="linearised ratio over images",
+    interval="linearised ratio over images, Korn-Graubard",
     cost="a row gather of the sampled windows",
     where=_where,
     applies=_applies,
@@ -77,21 +76,19 @@ def pool_information_dimension_loss(
 
     Estimator and bias. Ratio of sums over images of ``windows`` sampled windows a map; bias O(1 / images).
 
-    Interval. Linearised ratio z_i = kept_i - (1 - loss) * read_i over images, normal.
+    Interval. Linearised ratio z_i = kept_i - (1 - loss) * read_i over images; binomial at its effective sample size
+    (Korn & Graubard 1998), which is normal except near 0 and 1.
 
     Pitfalls. Windows that touch padding are left out. It assumes that active values vary independently of each
     other in the sense of having a joint density, and ignores the log2 k bits of where the maximum was. Where a
     kernel is never active the ratio is 0 / 0 and undecided.
     """
     n = tally.n_images
-    read, read2 = tally.total("read"), tally.total("read2")
-    kept, kept2, cross = tally.total("kept"), tally.total("kept2"), tally.total("kept_read")
-    ratio = kept / read
-    second = (kept2 - 2 * ratio * cross + ratio**2 * read2).clamp(min=0) / n
-    error = second.sqrt() / (read / n) / np.sqrt(max(n - 1, 1)) if n > 1 else ratio * np.inf
-    losses = [
-        Normal(numbers(1 - r), numbers(e), limits=(0.0, 1.0), images=n) for r, e in zip(ratio, error, strict=True)
-    ]
+    kept, kept2, both, read, read2 = (
+        numbers(tally.total(name)) for name in ("kept", "kept2", "kept_read", "read", "read2")
+    )
+    ratios, errors = linearised_ratio(kept, read, aa=kept2, ab=both, bb=read2, n=n)
+    losses = [BoundedMean(1 - ratio, error, n) for ratio, error in zip(ratios, errors, strict=True)]
     if site.op is not Op.POOL:
         return {"loss": losses[0]}
     by_operator = dict(zip(OPERATORS, losses, strict=True))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from cnnaudit.result import Outcome, Report, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["block", "margin", "number", "render"]
 
@@ -35,7 +35,8 @@ def render(report: Report) -> str:
             found = [v for v in report.verdicts if v.rule == rule and v.outcome is outcome]
             if found:
                 parts.append(block(sorted(found, key=margin), report))
-    parts += [_table(report), *_not_applicable(report), *(_wrapped("note  ", note) for note in report.notes)]
+    parts += [_table(report), *_not_applicable(report), *_error(report)]
+    parts += [_wrapped("note  ", note) for note in report.notes]
     parts.append(_last_line(report))
     return "\n\n".join(parts) + "\n"
 
@@ -53,6 +54,8 @@ def block(verdicts: Sequence[Verdict], report: Report) -> str:
         lines.append(_wrapped("  why       ", verdict.why))
     if verdict.site:
         lines.append(f"  layer     {verdict.site} ({verdict.op})")
+    if verdict.slice:
+        lines.append(f"  slice     {verdict.slice}")
     if others:
         lines.append(_wrapped("  also      ", _others(others)))
     if verdict.value is not None:
@@ -63,7 +66,7 @@ def block(verdicts: Sequence[Verdict], report: Report) -> str:
             _wrapped("  units     ", _units(verdict)),
         ]
     if verdict.n_images:
-        lines.append(f"  images    {_images(verdict)}")
+        lines.append(f"  images    {_images(verdict, report)}")
     lines.append(_wrapped("  means     ", verdict.detail))
     if verdict.advice:
         lines.append(_wrapped("  do        ", verdict.advice))
@@ -71,7 +74,7 @@ def block(verdicts: Sequence[Verdict], report: Report) -> str:
 
 
 def _others(verdicts: Sequence[Verdict]) -> str:
-    named = [v.site if v.value is None else f"{v.site} ({number(v.value)})" for v in verdicts[:_NAMED]]
+    named = [v.place if v.value is None else f"{v.place} ({number(v.value)})" for v in verdicts[:_NAMED]]
     rest = len(verdicts) - len(named)
     return ", ".join(named) + (f" and {_count(rest, 'more site')}" if rest else "")
 
@@ -91,16 +94,18 @@ def _heading(report: Report) -> str:
     of = f" of {available:,}" if available and available != data["n_images"] else ""
     return (
         f"model  {model['source']}{weights}: {sites}\n"
-        f"data   {data['source']}: {data['n_images']:,}{of} images, order {data['order']}"
+        f"data   {data['source']}: {data['n_images']:,}{of} images{_sources(data)}, order {data['order']}"
     )
 
 
+def _sources(data: Mapping[str, Any]) -> str:
+    return f" of {data['sources']:,} sources" if data.get("sources") else ""
+
+
 def _measured(verdict: Verdict, report: Report) -> str:
-    confidence = f"{report.settings['confidence']:.4g}"
-    percent = f"{float(confidence) * 100:g} %"
     return (
         f"{verdict.metric}.{verdict.field} = {number(verdict.value)} {verdict.unit}, "
-        f"{percent} interval [{number(verdict.low)}, {number(verdict.high)}]"
+        f"{_percent(report.settings['confidence'])} interval [{number(verdict.low)}, {number(verdict.high)}]"
     )
 
 
@@ -125,9 +130,13 @@ def _units(verdict: Verdict) -> str:
     return ", ".join(told) + (f"; worst: {worst}" if worst else "")
 
 
-def _images(verdict: Verdict) -> str:
-    needed = f", about {verdict.n_needed:,} needed" if verdict.n_needed else ""
-    return f"{verdict.n_images:,} read{needed}"
+def _images(verdict: Verdict, report: Report) -> str:
+    read = f"{verdict.n_images:,} read" + (f" of {verdict.n_sources:,} sources" if verdict.n_sources else "")
+    if verdict.outcome is Outcome.UNDECIDED:
+        samples = " sources" if verdict.n_sources else ""
+        return read + (f", about {verdict.n_needed:,}{samples} needed" if verdict.n_needed else "")
+    looks = len(report.settings.get("looks", ()))
+    return read if verdict.look >= looks else f"{read} when look {verdict.look} of {looks} decided"
 
 
 def _table(report: Report) -> str:
@@ -150,10 +159,10 @@ def _row(report: Report, rule: str) -> Sequence[str]:
     skipped = len([v for v in mine if v.outcome is Outcome.NOT_APPLICABLE])
     shown = sites + (f" +{skipped} n/a" if skipped and judged else "")
     if worst.value is None:
-        return [outcome.upper().replace("_", " "), rule, shown, worst.site, "", "", ""]
+        return [outcome.upper().replace("_", " "), rule, shown, worst.place, "", "", ""]
     interval = f"[{number(worst.low)}, {number(worst.high)}]"
     bound = f"{worst.side} {number(worst.bound)}"
-    return [outcome.upper(), rule, shown, worst.site, number(worst.value), interval, bound]
+    return [outcome.upper(), rule, shown, worst.place, number(worst.value), interval, bound]
 
 
 def _not_applicable(report: Report) -> Iterator[str]:
@@ -161,12 +170,32 @@ def _not_applicable(report: Report) -> Iterator[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for verdict in report.verdicts:
         if verdict.outcome is Outcome.NOT_APPLICABLE and verdict.site:
-            reasons.setdefault((verdict.rule, verdict.detail), []).append(verdict.site)
+            reasons.setdefault((verdict.rule, verdict.detail), []).append(verdict.place)
     if reasons:
         yield "\n".join(
             _wrapped("n/a   ", f"{rule} at {sites[0]}{_more(sites)}: {detail.removeprefix('Not measured: ')}")
             for (rule, detail), sites in reasons.items()
         )
+
+
+def _error(report: Report) -> Iterator[str]:
+    """How often sampling misleads, at most."""
+    error = report.settings.get("family_wise_error", {"false_pass": 0})
+    if error["false_pass"]:
+        passes = (
+            ""
+            if report.settings["undecided"] == "pass"
+            else (f"; a network that violates some rule passes all with at most {_percent(error['false_pass'])}")
+        )
+        yield _wrapped(
+            "error ",
+            f"A rule that holds is failed by chance with a probability of at most {_percent(error['false_pass'])}, any "
+            f"rule of this file with at most {_percent(error['false_fail'])}{passes}.",
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{float(f'{100 * share:.3g}'):g} %"
 
 
 def _more(sites: Sequence[str]) -> str:

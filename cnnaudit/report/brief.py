@@ -50,16 +50,18 @@ def _extent(concerned: list[Verdict], mine: list[Verdict]) -> str:
     judged = [v for v in mine if v.site and v.outcome is not Outcome.NOT_APPLICABLE]
     if not judged:
         return ""
-    told = f" at {len(concerned)} of {len(judged)} site{'s' * (len(judged) != 1)}, {judged[0].n_images:,} images"
+    places = "place" if concerned[0].slice else "site"
+    told = f" at {len(concerned)} of {len(judged)} {places}{'s' * (len(judged) != 1)}"
+    told += f", {max(v.n_images for v in judged):,} images"
     needed = max(v.n_needed for v in concerned)
-    return told + (f" (about {needed:,} needed)" if needed else "")
+    return told + (f" (about {needed:,} {'sources ' * bool(concerned[0].n_sources)}needed)" if needed else "")
 
 
 def _table(concerned: list[Verdict]) -> Iterator[str]:
     first = concerned[0]
     rows = [
         [
-            v.site,
+            v.place,
             number(v.value),
             f"[{number(v.low)}, {number(v.high)}]",
             f"{v.side} {number(v.bound)}",

@@ -1,7 +1,7 @@
 """Rule files: YAML text -> a frozen `Spec` with line numbers. Never imports what a spec names."""
 
 from cnnaudit.spec import glob
-from cnnaudit.spec.model import Estimand, IfAbsent, Reduce, Rule, Sampling, Severity, Spec, Undecided
+from cnnaudit.spec.model import Estimand, IfAbsent, Reduce, Rule, Sampling, Severity, Slices, Spec, Undecided
 from cnnaudit.spec.reader import from_mapping, load, loads
 from cnnaudit.spec.schema import json_schema
 from cnnaudit.spec.source import Kind, Role, Source, resolve
@@ -17,6 +17,7 @@ __all__ = [
     "Rule",
     "Sampling",
     "Severity",
+    "Slices",
     "Source",
     "Spec",
     "Undecided",

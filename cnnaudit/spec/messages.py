@@ -18,6 +18,7 @@ __all__ = ["NO_RULES", "describe", "did_you_mean", "quoted"]
 NO_RULES = "a file without rules audits nothing: list at least one under rules:"
 
 _MARK = "a mark is a name made of letters, digits and '_', and starts with a letter"
+_BY = "by names one data column, as in by: scanner or by: {column: scanner, min_images: 200}"
 
 # (keys of the path, pydantic's error type) -> words better than the general ones below
 _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
@@ -28,6 +29,8 @@ _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
     (("rules", "id"), "string_pattern_mismatch"): "an id is made of letters, digits, '.', '_' and '-'",
     (("rules", "marks"), "string_pattern_mismatch"): _MARK,
     (("marks",), "string_pattern_mismatch"): _MARK,
+    (("by",), "string_type"): _BY,
+    (("rules", "by"), "string_type"): f"{_BY}; by: false leaves the rule unsliced",
     (("rules", "id"), "string_too_long"): "an id has at most 100 characters",
 }
 

@@ -1,8 +1,8 @@
 """What may be written in a rule file, and what it means.
 
-`File`, `RuleEntry`, `Sampling` and `Load` are the file's shape: pydantic checks it against them, and
-editors show their descriptions as help. `Spec` and `Rule` are its meaning, with every default, name and
-path resolved.
+`File`, `RuleEntry`, `Sampling`, `By` and `Load` are the file's shape: pydantic checks it against them, and
+editors show their descriptions as help. `Spec`, `Rule` and `Slices` are its meaning, with every default,
+name and path resolved.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cnnaudit.spec.source import Source
 
 __all__ = [
+    "By",
     "Estimand",
     "File",
     "IfAbsent",
@@ -44,6 +45,7 @@ __all__ = [
     "RuleEntry",
     "Sampling",
     "Severity",
+    "Slices",
     "Spec",
     "Undecided",
 ]
@@ -56,6 +58,7 @@ IfAbsent: TypeAlias = Literal["error", "skip"]
 
 _BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _MEMORY = r"^[0-9]{1,12}(\.[0-9]{1,9})? ?(KB|MB|GB|KiB|MiB|GiB)$"
+_COLUMN = r"^(?!images$)[A-Za-z_][A-Za-z0-9_.-]*$"
 
 
 def _bytes(value: Any) -> Any:
@@ -85,6 +88,15 @@ def _several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _column(value: str) -> str:
+    if value == "images":
+        raise ValueError("images are what is sliced: by names another column, such as scanner, labels or source")
+    if re.fullmatch(_COLUMN, value) is None:
+        words = "a column's name is made of letters, digits, '_', '.' and '-', and starts with a letter or '_'"
+        raise ValueError(f"{words}, not {quoted(value)}")
+    return value
+
+
 _Fraction = BeforeValidator(_fraction)
 _Glob: TypeAlias = Annotated[str, AfterValidator(glob.check)]
 _Globs: TypeAlias = Annotated[
@@ -98,6 +110,7 @@ _Memory: TypeAlias = Annotated[
     BeforeValidator(_bytes),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _MEMORY}]}),
 ]
+_Column: TypeAlias = Annotated[str, AfterValidator(_column), WithJsonSchema({"type": "string", "pattern": _COLUMN})]
 _Bound: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -122,9 +135,23 @@ class Load(_Written):
     )
 
 
-_Source: TypeAlias = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Load, Tag("mapping")],
-    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "text"),
+class By(_Written):
+    """Slices of the data that are judged one by one."""
+
+    column: _Column = Field(
+        description="The data column that slices: one of the data's own, labels or source.", examples=["scanner"]
+    )
+    min_images: int = Field(
+        default=100, ge=1, description="Fewest images that a slice must have; one with fewer is undecided."
+    )
+
+
+_Form = Discriminator(lambda value: "mapping" if isinstance(value, dict) else "text")
+_Source: TypeAlias = Annotated[Annotated[str, Tag("text")] | Annotated[Load, Tag("mapping")], _Form]
+_By: TypeAlias = Annotated[Annotated[_Column, Tag("text")] | Annotated[By, Tag("mapping")], _Form]
+_ByOrFalse: TypeAlias = Annotated[
+    Annotated[_By, Tag("by")] | Annotated[Literal[False], Tag("false")],
+    Discriminator(lambda value: "false" if value is False else "by"),
 ]
 
 
@@ -136,6 +163,13 @@ class Sampling(_Written):
         ge=1,
         description="Read at most so many images; all of them by default.",
         examples=[1024],
+    )
+    looks: int | None = Field(
+        default=None,
+        ge=1,
+        description="Look at the results at most so often, at doubling numbers of images; by default as often as that "
+        "allows from 256 images on. 1 looks once, at the end.",
+        examples=[1],
     )
     seed: int = Field(default=0, ge=0, description="Seed of the order of images and of sampled positions.")
     confidence: Annotated[float, Field(gt=0.5, lt=1), _Fraction] = Field(
@@ -173,6 +207,11 @@ class RuleEntry(_Written):
         description="Where: one glob over module paths, or several. "
         "* stays within a component, ** is any number of components.",
         examples=["stage[23].**", ["layer1.**", "layer2.**"]],
+    )
+    by: _ByOrFalse | None = Field(
+        default=None,
+        description="A data column: the rule must hold in each of its values. Default: the file's; false: not sliced.",
+        examples=["scanner", {"column": "scanner", "min_images": 200}, False],
     )
     min: _Bound | None = Field(default=None, description="The value must not be below this.", examples=[0.1])
     max: _Bound | None = Field(default=None, description="The value must not be above this.", examples=[0.6])
@@ -225,11 +264,29 @@ class File(_Written):
         default=(), description="pytest markers of every rule's test, for `pytest -m`.", examples=[["slow"]]
     )
     sampling: Sampling = Field(default_factory=Sampling, description="How images are sampled.")
+    by: _By | None = Field(
+        default=None,
+        description="A data column: every rule that has no `by` of its own must hold in each of its values.",
+        examples=["scanner", {"column": "scanner", "min_images": 200}],
+    )
     rules: tuple[RuleEntry, ...] = Field(
         description="What must hold; at least one rule.",
         examples=[[{"metric": "activity.dead", "max": 0}]],
         json_schema_extra={"minItems": 1},  # as a constraint pydantic would count only the rules without mistakes
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """Slices of the data in each of which a rule must hold.
+
+    Attributes:
+        column: The data column whose values they are; ``labels`` and ``source`` are columns too.
+        min_images: Fewest images that a slice must have, at least 1; one with fewer is undecided.
+    """
+
+    column: str
+    min_images: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,6 +301,7 @@ class Rule:
         params: The metric's parameters, defaults filled in; read-only.
         op: Only sites of this op, or None for all that the metric is for.
         at: Globs over the paths of sites; a site matches any of them.
+        by: The slices in each of which the rule must hold, the file's or its own; None for all images together.
         min: Lower bound in the metric's unit, or None.
         max: Upper bound in the metric's unit, or None; one of the two is given.
         share: Fraction of a site's units that must keep to the bounds, in (0, 1].
@@ -264,6 +322,7 @@ class Rule:
     params: Mapping[str, Any] = dataclasses.field(hash=False)
     op: Op | None
     at: tuple[str, ...]
+    by: Slices | None = None
     min: float | None
     max: float | None
     share: float

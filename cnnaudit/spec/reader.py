@@ -20,7 +20,7 @@ from cnnaudit.errors import LoadError, MetricError, Problem, SpecError
 from cnnaudit.site import Op
 from cnnaudit.spec import source, yaml
 from cnnaudit.spec.messages import NO_RULES, describe
-from cnnaudit.spec.model import File, Load, Rule, RuleEntry, Sampling, Spec
+from cnnaudit.spec.model import By, File, Load, Rule, RuleEntry, Sampling, Slices, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -271,6 +271,7 @@ class _Reader:
 
 
 def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark) -> Rule:
+    by = file.by if entry.by is None else entry.by
     return Rule(
         id=entry.id or entry.metric,
         why=entry.why,
@@ -279,6 +280,7 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark)
         params=meaning.params,
         op=entry.op,
         at=entry.at,
+        by=_slices(by) if by else None,
         min=entry.min,
         max=entry.max,
         share=entry.share,
@@ -291,6 +293,11 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark)
         line=place.line,
         column=place.column,
     )
+
+
+def _slices(written: str | By) -> Slices:
+    by = By(column=written) if isinstance(written, str) else written
+    return Slices(by.column, by.min_images)
 
 
 def _within(value: Any, loc: tuple[str | int, ...]) -> yaml.Path:
@@ -314,6 +321,8 @@ def _keys_beside(path: yaml.Path) -> Iterable[str]:
         (): File,
         ("rules",): RuleEntry,
         ("sampling",): Sampling,
+        ("by",): By,
+        ("rules", "by"): By,
     }
     return models.get(above, Load).model_fields
 

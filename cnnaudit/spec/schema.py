@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
-from cnnaudit.spec.model import File, Load, RuleEntry, Sampling
+from cnnaudit.spec.model import By, File, Load, RuleEntry, Sampling
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["json_schema"]
 
-_OWN = (File, RuleEntry, Sampling, Load)
+_OWN = (File, RuleEntry, Sampling, By, Load)
 _REF = "#/definitions/"
 _VERBATIM = {"const", "default", "enum", "examples"}  # these hold values, not schemas
 

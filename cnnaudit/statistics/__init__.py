@@ -2,6 +2,8 @@
 
 from cnnaudit.statistics.activity import ActivityTally
 from cnnaudit.statistics.base import Probe, Statistic, View
+from cnnaudit.statistics.class_moments import ClassMoments, Moments, halved
+from cnnaudit.statistics.class_responses import ClassResponses
 from cnnaudit.statistics.classes import ClassHistogram
 from cnnaudit.statistics.pair import PairMoments
 from cnnaudit.statistics.sampling import sample_kernels, sample_positions
@@ -12,6 +14,9 @@ from cnnaudit.statistics.windows import Windows
 __all__ = [
     "ActivityTally",
     "ClassHistogram",
+    "ClassMoments",
+    "ClassResponses",
+    "Moments",
     "PairMoments",
     "Probe",
     "Statistic",
@@ -19,6 +24,7 @@ __all__ = [
     "WindowActivity",
     "WindowHistogram",
     "Windows",
+    "halved",
     "sample_kernels",
     "sample_positions",
 ]

@@ -39,7 +39,7 @@ class ActivityTally(Statistic):
         strength = view.mean(name) if self.probe.site.taps[name].nonnegative else magnitude(maps, dims)
         return {"occupied": differing(maps, 0, dims).long(), "strength": strength}
 
-    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
+    def add(self, reading: Reading, groups: Tensor) -> None:
         occupied, a = reading["occupied"], reading["strength"].double()
         z = self.positions - occupied
         mean = a.mean(1, keepdim=True)

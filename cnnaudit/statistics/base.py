@@ -68,6 +68,9 @@ class Probe:
         options: The statistic's options as sorted pairs.
         variant: Empty for the network as it is; else the name of the intervention it is read under.
         kernels: The kernels that are read where memory does not reach for all; None reads all.
+        clustered: True where several images come from one source, so that everything is kept per group.
+        by: Data column whose values are told apart; empty for all images together.
+        slice: Code of the one value of that column whose images are counted; None before the data is read.
     """
 
     statistic: type[Statistic]
@@ -76,6 +79,9 @@ class Probe:
     options: tuple[tuple[str, Any], ...] = ()
     variant: str = ""
     kernels: tuple[int, ...] | None = None
+    clustered: bool = False
+    by: str = ""
+    slice: int | None = None
 
     def option(self, name: str) -> Any:
         """Return the value of an option."""
@@ -97,17 +103,18 @@ class Statistic(ABC):
 
     Attributes:
         probe: What was read.
-        groups: Number of groups of blocks.
+        groups: Number of groups that sources are dealt to.
         calibration: What was fixed before the first fold (grids); equal in all parts that merge.
         tally: The summary itself. Everything here is additive along with its group axis unless a subclass
-            says otherwise; ``images`` counts the images of each group, ``nonfinite`` those with NaN or Inf.
+            says otherwise; ``images`` counts the images of each group, ``sources`` the sources they come from,
+            ``nonfinite`` the images with NaN or Inf.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
     calibrates: ClassVar[int] = 0  # images whose readings fix the grid
     together: ClassVar[int] = 1  # blocks whose readings are small enough to wait and be folded at once
     sampled_kernels: ClassVar[bool] = False
-    ungrouped: ClassVar[frozenset[str]] = frozenset()
+    pooled_counts: ClassVar[frozenset[str]] = frozenset()  # kept once where every image is a source of its own
 
     def __init__(self, probe: Probe, groups: int) -> None:
         self.probe = probe
@@ -128,19 +135,27 @@ class Statistic(ABC):
         """Fix grids from the readings of the first images."""
 
     @abstractmethod
-    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
-        """Add the rows of as many equal blocks as there are groups to the tally, each to its group, in place."""
+    def add(self, reading: Reading, groups: Tensor) -> None:
+        """Add the rows of a reading to the tally, each to its group, in place."""
 
-    def fold(self, reading: Reading, *groups: int) -> None:
-        """Fold blocks of images.
+    @property
+    def ungrouped(self) -> frozenset[str]:
+        """Names of the tallies that have no group axis."""
+        return frozenset() if self.probe.clustered else self.pooled_counts
+
+    def fold(self, reading: Reading, groups: Tensor, first: Tensor | None = None) -> None:
+        """Fold images.
 
         Args:
-            reading: What was read of them: the rows of one block after the other, equally many of each.
-            groups: The group of each block; different ones, at most ``together``.
+            reading: What was read of them, one row for each.
+            groups: The group of each row, int64 of shape (rows,).
+            first: 1 where an image is the first of its source, else 0, int64 of shape (rows,); by default every
+                image is a source of its own.
         """
-        rows = next(iter(reading.values()))
-        self._sum_up("images", torch.ones(len(rows), dtype=torch.int64, device=rows.device), groups)
-        broken = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        ones = torch.ones_like(groups)
+        self._sum_up("images", ones, groups)
+        self._sum_up("sources", ones if first is None else first, groups)
+        broken = torch.zeros(len(groups), dtype=torch.bool, device=groups.device)
         for x in reading.values():
             broken |= nonfinite(x)
         self._sum_up("nonfinite", broken.long(), groups)
@@ -199,6 +214,11 @@ class Statistic(ABC):
         return int(self.images.sum())
 
     @property
+    def n_sources(self) -> int:
+        """Sources that the images come from: the number of independent samples."""
+        return int(self.tally["sources"].sum())
+
+    @property
     def nonfinite(self) -> int:
         """Images whose reading had a NaN or an infinity."""
         return int(self.tally["nonfinite"].sum())
@@ -224,18 +244,13 @@ class Statistic(ABC):
             self.tally[name] = torch.zeros(full, dtype=dtype or torch.int64, device=like.device)
         return self.tally[name]
 
-    def _sum_up(self, name: str, amounts: Tensor, groups: tuple[int, ...]) -> None:
+    def _sum_up(self, name: str, amounts: Tensor, groups: Tensor) -> None:
         """Add amounts, one row for each image, to the tally of this name."""
-        tally = self._counter(name, amounts, tuple(amounts.shape[1:]), amounts.dtype)
-        sums = amounts.reshape(len(groups), -1, *amounts.shape[1:]).sum(1)
-        if len(groups) == 1:
-            tally[groups[0]].add_(sums[0])
-        else:
-            tally.index_add_(0, torch.tensor(groups, device=tally.device), sums)
+        self._counter(name, amounts, tuple(amounts.shape[1:]), amounts.dtype).index_add_(0, groups, amounts)
 
     def _check(self, other: Self) -> None:
         mine, theirs = self.probe, other.probe
-        fields = ("statistic", "taps", "options", "variant", "kernels")
+        fields = ("statistic", "taps", "options", "variant", "kernels", "clustered", "by")
         for name in fields:
             if getattr(mine, name) != getattr(theirs, name):
                 raise EvidenceError(f"cannot merge at {mine.site.path}: {name} differs")

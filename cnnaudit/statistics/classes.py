@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cnnaudit.lazy import torch
 from cnnaudit.statistics.base import Probe, Statistic, View
@@ -23,18 +23,19 @@ class ClassHistogram(Statistic):
 
     The grid is equiprobable on the calibration images, with a level of its own for exact zeros.
 
-    Tally: ``counts``, int32 of shape (kernels, classes, bins), not grouped: one number an image needs none.
+    Tally: ``counts``, int32 of shape (kernels, classes, bins), not grouped: one number an image needs none. Where
+    several images come from one source it is (groups, kernels, classes, bins).
     """
 
     options: ClassVar[Mapping[str, Any]] = {"bins": 8}
     calibrates = 256
     together = 16
     sampled_kernels = True
-    ungrouped = frozenset({"counts"})
+    pooled_counts = frozenset({"counts"})
 
     @classmethod
-    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
-        return len(probe.units) * classes * int(probe.option("bins")) * 4
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:
+        return (groups if probe.clustered else 1) * len(probe.units) * classes * int(probe.option("bins")) * 4
 
     def read(self, view: View) -> Reading:
         if view.labels is None:
@@ -52,37 +53,70 @@ class ClassHistogram(Statistic):
         else:
             self.calibration["edges"] = integer_grid(sample.shape[1], bins).to(sample.device)
 
-    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:  # noqa: ARG002
+    @property
+    def ungrouped(self) -> frozenset[str]:
+        return super().ungrouped | {"design_effect"}
+
+    def add(self, reading: Reading, groups: Tensor) -> None:
         response, labels = reading["response"], reading["labels"]
-        bins = int(self.probe.option("bins"))
-        kernels = response.shape[1]
+        kernels, bins = response.shape[1], int(self.probe.option("bins"))
         counts = self._grown(kernels, int(labels.max()) + 1, bins, response)
         cell = labels[:, None] * bins + quantise(response, self.calibration["edges"])
-        ones = torch.ones_like(cell.T, dtype=torch.int32)
-        counts.view(kernels, -1).scatter_add_(1, cell.T.contiguous(), ones)
+        place = torch.arange(kernels, device=cell.device) * (counts.shape[-2] * bins) + cell
+        if self.probe.clustered:
+            place = place + groups[:, None] * counts[0].numel()
+        ones = torch.ones(place.numel(), dtype=torch.int32, device=place.device)
+        counts.view(-1).scatter_add_(0, place.T.reshape(-1), ones)
 
     def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        classes = max(part["counts"].shape[1] for part in (a, b))
+        classes = max(part["counts"].shape[-2] for part in (a, b))
         return super().combined(*(dict(part) | {"counts": _widened(part["counts"], classes)} for part in (a, b)))
+
+    def pooled(self, without: int | None = None) -> Self:
+        one = super().pooled(without)
+        if self.probe.clustered and "design_effect" not in one.tally:
+            one.tally["design_effect"] = self._design_effect()
+        return one
 
     def _grown(self, kernels: int, classes: int, bins: int, like: Tensor) -> Tensor:
         """Return the counts, widened when a class is met that is larger than all before."""
-        counts = self.tally.get("counts")
-        if counts is None:
-            counts = torch.zeros(kernels, 0, bins, dtype=torch.int32, device=like.device)
-        if counts.shape[1] < classes:
+        counts = self._counter("counts", like, (kernels, 0, bins), torch.int32)
+        if counts.shape[-2] < classes:
             self.tally["counts"] = counts = _widened(counts, classes)
         return counts
+
+    def _design_effect(self) -> Tensor:
+        """How many images count for one where images of a source resemble each other, float64 of shape (kernels,).
+
+        The variance of the cells' shares between groups over the one that independent images would have, both
+        summed over cells (first-order correction of Rao & Scott, JASA 76, 1981).
+        """
+        sizes = self.images.double()
+        groups, n = int((sizes > 0).sum()), sizes.sum()
+        effects = []
+        for kernel in self.tally["counts"].unbind(1):
+            counts = kernel.double().flatten(1)
+            share = counts.sum(0) / n
+            between = (counts - sizes[:, None] * share).square().sum() * groups / max(groups - 1, 1)
+            effects.append(between / (n * (share * (1 - share)).sum()).clamp(min=1e-300))
+        return torch.stack(effects).clamp(min=1)
 
     @property
     def counts(self) -> Tensor:
         """Counts, int32 of shape (kernels, classes, bins)."""
-        return self.tally["counts"]
+        counts = self.tally["counts"]
+        return counts.sum(0, dtype=counts.dtype) if self.probe.clustered else counts
+
+    @property
+    def design_effect(self) -> Tensor:
+        """Images of the pooled statistic that count for one, float64 of shape (kernels,): 1 where none is related."""
+        counts = self.tally["counts"]
+        return self.tally.get("design_effect", torch.ones(len(counts), dtype=torch.float64, device=counts.device))
 
 
 def _widened(counts: Tensor, classes: int) -> Tensor:
     """Counts with room for more classes."""
-    return torch.nn.functional.pad(counts, (0, 0, 0, classes - counts.shape[1]))
+    return torch.nn.functional.pad(counts, (0, 0, 0, classes - counts.shape[-2]))
 
 
 def _response(view: View, tap: str) -> Tensor:

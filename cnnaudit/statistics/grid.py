@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["centres", "edges", "integer_grid", "quantise"]
 
+_MANY = 32
+
 
 def edges(sample: Tensor, levels: int) -> Tensor:
     """Choose the inner edges of an equiprobable grid for each kernel from a calibration sample.
@@ -66,8 +68,11 @@ def quantise(x: Tensor, edge: Tensor) -> Tensor:
         int64 of the shape of x; NaN goes to the last level.
     """
     x = x.double()
+    if edge.shape[1] >= _MANY:
+        kernels_first = x.movedim(-1, 0).reshape(len(edge), -1).contiguous()
+        return torch.searchsorted(edge, kernels_first, right=True).reshape(-1, *x.shape[:-1]).movedim(0, -1)
     below = torch.zeros_like(x, dtype=torch.uint8)
-    # Levels are few, at most 256: comparing with one edge after the other is faster than a search.
+    # For few levels comparing with one edge after the other is faster than a search.
     for column in edge.T:
         below += (x < column).view(torch.uint8)
     return (edge.shape[1] - below).long()

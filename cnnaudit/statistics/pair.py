@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PairMoments"]
 
+_COUNTERS = ("images", "sources", "nonfinite")
+
 
 class PairMoments(Statistic):
     """Means and co-moments of skip s and branch f for each channel, over images and sampled positions.
@@ -48,34 +50,36 @@ class PairMoments(Statistic):
         products = {"ss": (s * s).sum(1), "ff": (f * f).sum(1), "sf": (s * f).sum(1)}
         return {"rows": rows, "mean_s": mean_s, "mean_f": mean_f} | products
 
-    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
-        blocks = _pooled({n: x.reshape(len(groups), -1, x.shape[1]) for n, x in reading.items()}, 1)
-        held = {name: self._counter(name, x, tuple(x.shape[1:]), torch.float64) for name, x in blocks.items()}
-        index = torch.tensor(groups, device=blocks["rows"].device)
-        for name, part in _combine({name: x[index] for name, x in held.items()}, blocks).items():
-            held[name].index_copy_(0, index, part)
+    def add(self, reading: Reading, groups: Tensor) -> None:
+        held = {name: self._counter(name, x, tuple(x.shape[1:]), torch.float64) for name, x in reading.items()}
+        for name, part in _combine(held, _by_group(reading, groups, self.groups)).items():
+            held[name].copy_(part)
 
     def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: a[name] + b[name] for name in ("images", "nonfinite")} | _combine(a, b)
+        return {name: a[name] + b[name] for name in _COUNTERS} | _combine(a, b)
 
     def pooled(self, without: int | None = None) -> Self:
         part = {name: x[[g for g in range(self.groups) if g != without]] for name, x in self.tally.items()}
-        counters = {name: part.pop(name).sum(0, keepdim=True) for name in ("images", "nonfinite")}
-        return self._as_one(counters | {name: x[None] for name, x in _pooled(part, 0).items()})
+        counters = {name: part.pop(name).sum(0, keepdim=True) for name in _COUNTERS}
+        one = torch.zeros(len(part["rows"]), dtype=torch.int64, device=part["rows"].device)
+        return self._as_one(counters | _by_group(part, one, 1))
 
     def _less(self, pooled: Self, group: int) -> Self:  # noqa: ARG002 - means are not taken out again without loss
         return self.pooled(without=group)
 
 
-def _pooled(parts: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
-    """Means and centred products of all parts along a dimension together."""
+def _by_group(parts: Mapping[str, Tensor], groups: Tensor, count: int) -> dict[str, Tensor]:
+    """Means and centred products of all parts of each group together, zeros where there are none."""
+
+    def total(x: Tensor) -> Tensor:
+        return torch.zeros(count, *x.shape[1:], dtype=x.dtype, device=x.device).index_add_(0, groups, x)
+
     rows = parts["rows"]
-    total = rows.sum(dim, keepdim=True)
-    mean = {name: (rows * parts[name]).sum(dim, keepdim=True) / total for name in ("mean_s", "mean_f")}
-    s, f = (parts[name] - mean[name] for name in ("mean_s", "mean_f"))
+    whole = total(rows)
+    mean = {name: total(rows * parts[name]) / whole.clamp(min=1) for name in ("mean_s", "mean_f")}
+    s, f = (parts[name] - mean[name][groups] for name in ("mean_s", "mean_f"))
     products = {"ss": s * s, "ff": f * f, "sf": s * f}
-    sums = {name: parts[name].sum(dim) + (rows * product).sum(dim) for name, product in products.items()}
-    return {"rows": total.squeeze(dim)} | {name: x.squeeze(dim) for name, x in mean.items()} | sums
+    return {"rows": whole} | mean | {name: total(parts[name] + rows * product) for name, product in products.items()}
 
 
 def _combine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:

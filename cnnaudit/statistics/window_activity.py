@@ -60,7 +60,7 @@ class WindowActivity(Statistic):
         read, kept = (number.sum(1, dtype=torch.float64).long() for number in (read, kept))
         return {"read": read, "kept": kept, "trace": trace}
 
-    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
+    def add(self, reading: Reading, groups: Tensor) -> None:
         read, kept = reading["read"], reading["kept"]
         for name, amounts in (
             ("read", read),

@@ -73,24 +73,25 @@ class WindowHistogram(Statistic):
             values = torch.arange(levels, dtype=torch.float64, device=sample.device)
             self.calibration |= {"edges": edge, "centres": values.expand(sample.shape[1], -1).contiguous()}
 
-    def add(self, reading: Reading, groups: tuple[int, ...]) -> None:
-        (group,) = groups
+    def add(self, reading: Reading, groups: Tensor) -> None:
         edge, centre = self.calibration["edges"], self.calibration["centres"]
         levels = edge.shape[1] + 1
-        self._count("windows", quantise(reading["windows"], edge), levels, group)
+        self._count("windows", quantise(reading["windows"], edge), levels, groups)
         if "outputs" in reading:
             window = quantise(reading["outputs"], edge)
             result = pooled_level(window.movedim(-1, 0), self.probe.site.operator, edge, centre).movedim(0, -1)
-            self._count("outputs", result, levels, group)
-            self._count("inputs", quantise(reading["inputs"], edge), levels, group)
+            self._count("outputs", result, levels, groups)
+            self._count("inputs", quantise(reading["inputs"], edge), levels, groups)
 
-    def _count(self, name: str, codes: Tensor, levels: int, group: int) -> None:
+    def _count(self, name: str, codes: Tensor, levels: int, groups: Tensor) -> None:
         """Count joint codes; ``codes`` has shape (n, windows, entries, kernels)."""
         entries, kernels = codes.shape[2:]
         power = levels ** torch.arange(entries, device=codes.device)
-        cell = (codes * power[:, None]).sum(2).reshape(-1, kernels).T.contiguous()
+        cell = (codes * power[:, None]).sum(2).transpose(1, 2)
         tally = self._counter(name, codes, (kernels, levels**entries), torch.int32)
-        tally[group].scatter_add_(1, cell, torch.ones_like(cell, dtype=torch.int32))
+        first = groups[:, None] * kernels + torch.arange(kernels, device=codes.device)
+        place = (first[:, :, None] * tally.shape[2] + cell).reshape(-1)
+        tally.view(-1).scatter_add_(0, place, torch.ones_like(place, dtype=torch.int32))
 
     @property
     def levels(self) -> int:

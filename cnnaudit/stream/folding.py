@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,9 +12,21 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cnnaudit.statistics import Probe, View
+    from cnnaudit.load import Block
+    from cnnaudit.statistics import Probe, Statistic, View
+    from cnnaudit.statistics.base import Reading
 
 __all__ = ["Folding"]
+
+_PATIENCE = 4  # times as many images wait for a grid where they come from few sources
+
+
+class _Rows(NamedTuple):
+    """What is known of each image of a block besides what is read of it: int64 of shape (images,)."""
+
+    group: Tensor
+    first: Tensor
+    slice: Tensor
 
 
 class Folding:
@@ -22,46 +34,87 @@ class Folding:
 
     A reading waits for its grid, which takes the readings of the first images, and for as many others as its
     statistic folds at once, because one operation on the rows of 16 blocks is much cheaper than 16 on one.
+
+    A probe that tells the values of a column apart is read once and folded into one statistic for each value, all
+    on the same grid.
     """
 
     def __init__(self, probes: Sequence[Probe], groups: int) -> None:
         self.groups = groups
-        self.statistics = {probe: probe.statistic(probe, groups) for probe in probes}
+        self.statistics: dict[Probe, Statistic] = {}
+        self._readers = {probe: probe.statistic(probe, groups) for probe in probes}
         self._open = {probe for probe in probes if probe.statistic.calibrates}
-        self._waiting: dict[Probe, list[tuple[dict[str, Tensor], int]]] = {probe: [] for probe in probes}
+        self._waiting: dict[Probe, list[tuple[Reading, _Rows]]] = {probe: [] for probe in probes}
+        self._met: dict[str, set[tuple[int, int]]] = {probe.by: set() for probe in probes}
+        self._rows: dict[str, _Rows] = {}
 
-    def take(self, probe: Probe, view: View, number: int) -> None:
-        """Read a block for a probe, and fold what need not wait any longer."""
+    def start(self, block: Block) -> None:
+        """Turn to the next block of images."""
+        self._rows = {by: self._described(block, by) for by in self._met}
+
+    def take(self, probe: Probe, view: View) -> None:
+        """Read the block for a probe, and fold what need not wait any longer."""
         waiting = self._waiting[probe]
-        waiting.append((self.statistics[probe].read(view), number % self.groups))
+        waiting.append((self._readers[probe].read(view), self._rows[probe.by]))
         if probe in self._open:
-            if sum(map(_rows, waiting)) >= probe.statistic.calibrates:
+            wanted = probe.statistic.calibrates
+            images, sources = (sum(map(count, waiting)) for count in (_images, _sources))
+            if sources >= wanted or images >= _PATIENCE * wanted:
                 self._fold(probe)
         elif len(waiting) >= probe.statistic.together:
             self._fold(probe)
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Fold what still waits."""
         for probe, waiting in self._waiting.items():
             if waiting:
                 self._fold(probe)
 
+    def _described(self, block: Block, by: str) -> _Rows:
+        met = self._met[by]
+        codes = block.columns[by] if by else torch.zeros_like(block.sources)
+        first = []
+        for key in zip(codes.tolist(), block.sources.tolist(), strict=True):
+            first.append(int(key not in met))
+            met.add(key)
+        device = block.images.device
+        return _Rows(*(x.to(device) for x in (block.sources % self.groups, torch.tensor(first), codes)))
+
     def _fold(self, probe: Probe) -> None:
-        statistic, waiting = self.statistics[probe], self._waiting[probe]
+        reader, waiting = self._readers[probe], self._waiting[probe]
         if probe in self._open:
-            statistic.calibrate([reading for reading, _ in waiting])
+            # One image of each source: many of one would make its values look common.
+            reader.calibrate([{n: x[rows.first == 1] for n, x in reading.items()} for reading, rows in waiting])
             self._open.remove(probe)
-        for _, equal in itertools.groupby(waiting, key=_rows):
-            blocks = list(equal)
-            for i in range(0, len(blocks), statistic.together):
-                readings, groups = zip(*blocks[i : i + statistic.together], strict=True)
-                rows = (
-                    readings[0] if len(readings) == 1 else {n: torch.cat([r[n] for r in readings]) for n in readings[0]}
-                )
-                statistic.fold(rows, *groups)
+        for i in range(0, len(waiting), reader.together):
+            readings, blocks = zip(*waiting[i : i + reader.together], strict=True)
+            reading = readings[0] if len(readings) == 1 else _joined(readings)
+            rows = _Rows(*map(torch.cat, zip(*blocks, strict=True)))
+            if not probe.by:
+                self._statistic(probe).fold(reading, rows.group, rows.first)
+                continue
+            for code in torch.unique(rows.slice).tolist():
+                mine = rows.slice == code
+                part = {name: x[mine] for name, x in reading.items()}
+                self._statistic(replace(probe, slice=code)).fold(part, rows.group[mine], rows.first[mine])
         waiting.clear()
 
+    def _statistic(self, probe: Probe) -> Statistic:
+        """The statistic of a probe, or of a slice of one, made when its first image is folded."""
+        if probe not in self.statistics:
+            statistic = probe.statistic(probe, self.groups)
+            statistic.calibration = self._readers[replace(probe, slice=None)].calibration
+            self.statistics[probe] = statistic
+        return self.statistics[probe]
 
-def _rows(waiting: tuple[dict[str, Tensor], int]) -> int:
-    """Images of a block that waits."""
-    return len(next(iter(waiting[0].values())))
+
+def _images(waiting: tuple[Reading, _Rows]) -> int:
+    return len(waiting[1].first)
+
+
+def _sources(waiting: tuple[Reading, _Rows]) -> int:
+    return int(waiting[1].first.sum())
+
+
+def _joined(readings: Sequence[Reading]) -> Reading:
+    return {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}

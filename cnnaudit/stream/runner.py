@@ -63,6 +63,7 @@ class Runner(fx.Interpreter):
 
     def run_block(self, images: Tensor, block: Block, seed: int, fold: Folding) -> Any:
         """Run one block through the network and its variants; return the network's output."""
+        fold.start(block)
         if images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         self.args_iter = iter([images])
@@ -121,7 +122,7 @@ class Runner(fx.Interpreter):
             tensors = {tap: self.model_graph.channels_first(node.name, self.env[node]) for tap, node in taps.items()}
             view = View({tap: x[:n] for tap, x in tensors.items()}, block.ids, block.labels, seed)
             for probe in probes:
-                fold.take(probe, view, block.number)
+                fold.take(probe, view)
 
     def _ripe(self, probes: Sequence[Probe], variant: str) -> dict[fx.Node, list[_Ripe]]:
         """Probes by the node after which all that they read is there; those that read the same share a view."""

@@ -1,8 +1,8 @@
 """One pass over the data: every tensor that a probe reads is folded while it is alive.
 
 The unit of the forward pass is a block of a fixed number of images, whatever the loader's batch size; a last,
-shorter block is filled up and the filling never folded. A block belongs to the group of its number modulo the
-number of groups. The readings of the first images are kept until the grids are fixed, then folded in order, so
+shorter block is filled up and the filling never folded. An image belongs to the group of its source's rank modulo
+the number of groups. The readings of the first images are kept until the grids are fixed, then folded in order, so
 calibration costs no second pass. Variants of the run are computed from the cached values of the base run.
 """
 
@@ -18,7 +18,7 @@ from cnnaudit.stream.folding import Folding
 from cnnaudit.stream.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -39,37 +39,45 @@ def sweep(
     seed: int,
     variants: Sequence[Variant] = (),
     reference: nn.Module | None = None,
-) -> dict[Probe, Statistic]:
+    looks: Collection[int] = (),
+) -> Iterator[dict[Probe, Statistic]]:
     """Run the graph over all blocks and fold what the probes read.
 
     Args:
         graph: The captured network.
         probes: What to read.
         blocks: The images, in the order of the audit.
-        groups: Number of groups that blocks are dealt to.
+        groups: Number of groups that sources are dealt to.
         size: Images in a block.
         seed: Seed of the sampled positions.
         variants: Interventions that probes refer to by name.
         reference: The eager model; its output on the first block must equal the graph's.
+        looks: Numbers of images after which the statistics are shown; whole blocks.
 
-    Returns:
-        One finished statistic for each probe.
+    Yields:
+        The statistics that have been filled so far, at each look and then at the end: the same objects, which go
+        on growing. A probe that tells the values of a column apart has one for each value that was met.
 
     Raises:
         GraphError: the graph computes something else than the reference.
     """
     fold = Folding(probes, groups)
     runner = Runner(graph, probes, variants)
-    with torch.no_grad():
-        for block in blocks:
-            images = filled(block.images, size)
+    read = 0
+    for block in blocks:
+        if read in looks:
+            fold.settle()
+            yield fold.statistics
+        images = filled(block.images, size)
+        with torch.no_grad():
             # A network may write into its input, which is the caller's.
             output = runner.run_block(images.clone() if runner.writes else images, block, seed, fold)
             if block.number == 0 and reference is not None:
                 with evaluating(reference):
                     _same(output, reference(images.clone()))
-    fold.finish()
-    return fold.statistics
+        read += len(block.images)
+    fold.settle()
+    yield fold.statistics
 
 
 def filled(images: Tensor, size: int) -> Tensor:

@@ -7,6 +7,7 @@ from builders import make_site
 from scipy import stats
 
 from cnnaudit import MetricError, measure
+from cnnaudit.intervals import BoundedMean
 from cnnaudit.metrics import Need, registry
 from cnnaudit.statistics import Probe, View
 
@@ -57,14 +58,16 @@ def test_standard_errors_are_those_over_images():
     x = sparse(50)
     zeros = (x == 0).double().mean((2, 3)).numpy()
     found = measure("activity.apoz", x)
-    z = stats.norm.ppf(0.975)
     assert found.units == pytest.approx(zeros.mean(0))
-    assert np.subtract(found.highs, found.units) == pytest.approx(z * stats.sem(zeros), rel=1e-9)
+    low, high = BoundedMean(zeros.mean(0), stats.sem(zeros), 50).interval(0.95)
+    assert found.lows == pytest.approx(low, rel=1e-9)
+    assert found.highs == pytest.approx(high, rel=1e-9)
 
     a = x.double().mean((2, 3)).numpy()
     score = a.mean(0) / a.mean()
     influence = (a - score * a.mean(1, keepdims=True)) / a.mean()
     found = measure("activity.dormant", x)
+    z = stats.norm.ppf(0.975)
     assert found.units == pytest.approx(score, rel=1e-6)
     assert np.subtract(found.highs, found.units) == pytest.approx(z * stats.sem(influence), rel=1e-4)
 
@@ -126,11 +129,12 @@ def test_duplicating_every_position_changes_nothing():
 
 def test_duplicating_every_image_shrinks_intervals_by_the_root_of_two():
     x = sparse(100)
-    for name in ("apoz", "dormant"):
+    # Near its limits a fraction is counted, and twice a count has not half of its relative error.
+    for name, rel in (("apoz", 0.03), ("dormant", 1e-6)):
         one, two = measure(f"activity.{name}", x), measure(f"activity.{name}", torch.cat([x, x]))
         assert two.units == pytest.approx(one.units, rel=1e-9)
         widths = np.subtract(one.highs, one.lows) / np.subtract(two.highs, two.lows)
-        assert widths == pytest.approx(math.sqrt(199 / 99), rel=1e-6)
+        assert widths == pytest.approx(math.sqrt(199 / 99), rel=rel)
 
 
 def test_channels_are_told_apart():
@@ -193,7 +197,7 @@ def test_nan_and_infinities_are_counted_as_images():
     x[9, 1, 2, 2] = math.inf
     probe = Probe(METRIC.reads, make_site(units=4), METRIC.taps)
     statistic = METRIC.reads(probe, 1)
-    statistic.fold(statistic.read(View({"response": x}, torch.arange(20), None, 0)), 0)
+    statistic.fold(statistic.read(View({"response": x}, torch.arange(20), None, 0)), torch.zeros(20, dtype=torch.int64))
     assert statistic.nonfinite == 2
 
 

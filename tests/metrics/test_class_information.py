@@ -26,7 +26,7 @@ def estimate(response, labels, bins):
     statistic = METRIC.reads(probe, 1)
     reading = statistic.read(View({"response": response}, torch.arange(len(labels)), labels, 0))
     statistic.calibrate([reading])
-    statistic.fold(reading, 0)
+    statistic.fold(reading, torch.zeros_like(labels))
     return METRIC.evaluate(statistic, site, {"bins": bins, "estimator": "corrected"})
 
 

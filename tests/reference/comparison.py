@@ -40,6 +40,8 @@ FIELDS = {
         *("relative_max", "relative_avg", "relative_min", "relative_stride"),
     ),
     "branch_variance_share": ("share", "skip_share", "standardised", "ratio", "correlation"),
+    "class_selectivity_index": ("crossfit", "plugin"),
+    "class_auroc": ("best", "plugin_best", "anti", "resolution"),
 }
 PARAMS = {
     "activity": (),
@@ -47,6 +49,8 @@ PARAMS = {
     "pool_information_dimension_loss": ("windows",),
     "pool_entropy_loss": ("levels", "windows", "estimator"),
     "branch_variance_share": ("positions",),
+    "class_selectivity_index": (),
+    "class_auroc": ("bins",),
 }
 
 
@@ -156,15 +160,15 @@ def run(plan: Plan) -> Run:
         found["blocks"] = blocks = list(blocks)
         # Each tap by a probe of its own, which is read as soon as it is made and hinders no reuse of memory.
         keep = [Probe(Keep, site, (tap,)) for site in graph.sites for tap in site.taps]
-        everything = sweep(graph, [*probes, *keep], blocks, **given)
+        *_, everything = sweep(graph, [*probes, *keep], blocks, **given)
         found["kept"] = {probe: everything.pop(probe) for probe in keep}
         found["statistics"] = everything
-        return everything
+        return [everything]
 
     before = {name: value.clone() for name, value in network.state_dict().items()}
     spec = {
         "cnnaudit": 1,
-        "sampling": {"block": plan.block, "seed": plan.options["seed"]},
+        "sampling": {"block": plan.block, "seed": plan.options["seed"], "looks": 1},
         "rules": list(rules(plan)),
     }
     with mock.patch.object(pipeline, "sweep", recorded):
@@ -189,7 +193,7 @@ def run(plan: Plan) -> Run:
         kept,
         ids,
         labels.numpy()[ids],
-        number % groups,
+        np.arange(plan.images) % groups,
         groups,
     )
 
@@ -289,6 +293,34 @@ def _classes(done, probe, statistic, group, groups, tally):
     return {name: [None if c else v for v, c in zip(vs, close, strict=True)] for name, vs in values.items()}, EXACT
 
 
+def _moments(done, probe, statistic, group, groups, tally):
+    response = naive.responses(done.tap(probe.site.path, probe.taps[0]))
+    half = done.group % 2
+    moments = naive.class_moments(response, done.labels, half)
+    what = ("ClassMoments", probe.site.path)
+    # Sums of values that are each known to 2e-6 of themselves.
+    scale = naive.class_moments(abs(response), done.labels, half)
+    tally.numbers(what, statistic.tally["moments"], moments, tolerance=2 * SINGLE, scale=scale)
+    return naive.selectivity(response, done.labels, half, 10 * SINGLE), 10 * SINGLE
+
+
+def _responses(done, probe, statistic, group, groups, tally):
+    response = naive.responses(done.tap(probe.site.path, probe.taps[0]))
+    edges = statistic.calibration["edges"].numpy()
+    close = [naive.is_close_call(response[:, k], edges[k], SINGLE) for k in range(len(edges))]
+    tally.close["ClassResponses"] += sum(close)
+    half = done.group % 2
+    rows = naive.class_counts(response, 2 * done.labels + half, edges)
+    sure = [k for k, c in enumerate(close) if not c]
+    tally.integers(("ClassResponses", probe.site.path, "counts"), statistic.tally["counts"][sure], rows[sure])
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2), (0, 0)))
+    # A level is a tie of true zeros where zero lies in it and the next number does not.
+    zero, above = (naive.level(v, edges.T) for v in (0.0, np.finfo(np.float64).tiny))
+    atoms = (np.arange(edges.shape[1] + 1) == zero[:, None]) & (above > zero)[:, None]
+    values = naive.class_auroc(np.stack([rows[:, 0::2], rows[:, 1::2]]), done.labels, half, atoms)
+    return {name: [None if c else v for v, c in zip(vs, close, strict=True)] for name, vs in values.items()}, EXACT
+
+
 def _window_activity(done, probe, statistic, group, groups, tally):
     path, seen = probe.site.path, done.tape.sites[probe.site.path]
     x, atoms, seed = done.read(path, "input"), seen.taps["input"].atoms, done.plan.options["seed"]
@@ -368,6 +400,8 @@ def _pair(done, probe, statistic, group, groups, tally):
 _CHECKS = {
     "ActivityTally": _activity,
     "ClassHistogram": _classes,
+    "ClassMoments": _moments,
+    "ClassResponses": _responses,
     "PairMoments": _pair,
     "WindowActivity": _window_activity,
     "WindowHistogram": _window_histogram,
@@ -388,6 +422,8 @@ def _is_applicable(metric, of, seen, options) -> bool:  # noqa: PLR0911 - one fo
     """Whether a metric's field has a meaning at a site that its rule selects."""
     if metric == "activity":
         return of == "dormant" or 0.0 in seen.taps["response"].atoms
+    if metric == "class_selectivity_index":
+        return seen.taps["response"].nonnegative
     if metric not in ("pool_information_dimension_loss", "pool_entropy_loss"):
         return True
     if seen.op == "conv":
@@ -412,7 +448,7 @@ def _none(window):
 
 def _is_meant(metric, seen) -> bool:
     """Whether a rule without ``at:`` selects a site."""
-    if metric in ("activity", "class_information"):
+    if metric in ("activity", "class_information", "class_selectivity_index", "class_auroc"):
         return seen.op == "conv"
     if metric == "branch_variance_share":
         return seen.op == "residual"
@@ -428,7 +464,10 @@ def _is_meant(metric, seen) -> bool:
 
 def _compare_verdicts(done: Run, values, tally: Tally) -> None:
     by_site = {(probe.statistic.__name__, probe.site.path): v for probe, v in values.items()}
-    names = ("ActivityTally", "ClassHistogram", "WindowActivity", "WindowHistogram", "PairMoments")
+    names = (
+        *("ActivityTally", "ClassHistogram", "WindowActivity", "WindowHistogram", "PairMoments"),
+        *("ClassMoments", "ClassResponses"),
+    )
     reads = dict(zip(FIELDS, names, strict=True))
     said = defaultdict(dict)
     for verdict in done.report.verdicts:

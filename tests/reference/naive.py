@@ -195,6 +195,13 @@ def class_counts(response, labels, edges):
     return counts
 
 
+def class_moments(response, labels, half):
+    """ClassMoments: images, sums and sums of squares; row 2 c + h is class c in half h."""
+    rows = 2 * labels + half
+    images = np.concatenate([np.ones((len(response), 1)), response, response**2], 1)
+    return np.array([images[rows == row].sum(0) for row in range(rows.max() + 1)])
+
+
 def active(window, atoms):
     return ~np.isin(window, list(atoms))
 
@@ -364,6 +371,73 @@ def class_information(counts, *, estimator="corrected"):
         found["uncertainty_coefficient"].append(value / h if h else math.nan)
         found["normalised"].append(value / most if most else math.nan)
     return {name: np.array(values) for name, values in found.items()}
+
+
+def eligible(labels, half):
+    """Classes with at least two images in each half, and those with at least two in all."""
+    met = sorted(set(labels))
+    both = [c for c in met if all(((labels == c) & (half == h)).sum() >= 2 for h in (0, 1))]
+    return both, [c for c in met if (labels == c).sum() >= 2]
+
+
+def crossfit(score, value, classes):
+    """Values of both halves for the class with the highest score on the other half."""
+    return [value[h][max(classes, key=lambda c: (score[1 - h][c], -c))] for h in (0, 1)]
+
+
+def selectivity(response, labels, half, tolerance):
+    """class_selectivity_index: one value a kernel; None where rounding could choose another class."""
+    both, classes = eligible(labels, half)
+    found = {"crossfit": [], "plugin": []}
+    for r in response.T:
+        halves = [{c: r[(labels == c) & (half == h)].mean() for c in both} for h in (0, 1)]
+        for name, parts in (("crossfit", halves), ("plugin", [{c: r[labels == c].mean() for c in classes}])):
+            if len(parts[0]) < 2 or not all(any(part.values()) for part in parts):
+                found[name].append(math.nan)
+                continue
+            value = [{c: (m[c], (sum(m.values()) - m[c]) / (len(m) - 1)) for c in m} for m in parts]
+            chosen = crossfit(parts, value, both) if name == "crossfit" else [max(value[0].values())]
+            index = sum(a - b for a, b in chosen) / sum(a + b for a, b in chosen)
+            first = [sorted(part.values())[-2:] for part in parts]
+            found[name].append(None if any(b - a <= tolerance * b for a, b in first) else index)
+    return found
+
+
+def auroc(counts, c):
+    """AUROC of a class against the others, from counts of shape (classes, levels)."""
+    positive, negative = counts[c], counts.sum(0) - counts[c]
+    below = np.concatenate([[0], negative.cumsum()[:-1]])
+    pairs = int(positive.sum() * negative.sum())
+    if not pairs:
+        return math.nan
+    return Fraction(int((positive * (2 * below + negative)).sum()), 2 * pairs)
+
+
+def ties(counts, c, atoms):
+    """Half of the share of pairs that tie in a level whose values may differ."""
+    positive, negative = counts[c], counts.sum(0) - counts[c]
+    pairs = positive.sum() * negative.sum()
+    return (positive * negative)[~atoms].sum() / pairs / 2 if pairs else math.nan
+
+
+def class_auroc(counts, labels, half, atoms):
+    """class_auroc from counts of shape (2, kernels, classes, levels): one value a kernel."""
+    both, classes = eligible(labels, half)
+    found = defaultdict(list)
+    for k in range(counts.shape[1]):
+        whole = [auroc(counts[:, k].sum(0), c) for c in classes]
+        found["plugin_best"].append(float(max(whole)) if whole else math.nan)
+        if not both:
+            for name in ("best", "anti", "resolution"):
+                found[name].append(math.nan)
+            continue
+        area = [{c: auroc(counts[h, k], c) for c in both} for h in (0, 1)]
+        lost = [{c: 1 - area[h][c] for c in both} for h in (0, 1)]
+        width = [{c: ties(counts[h, k], c, atoms[k]) for c in both} for h in (0, 1)]
+        found["best"].append(float(sum(crossfit(area, area, both)) / 2))
+        found["anti"].append(float(sum(crossfit(lost, lost, both)) / 2))
+        found["resolution"].append(float(sum(crossfit(area, width, both)) / 2))
+    return found
 
 
 def dimension_loss(read, kept, operator):

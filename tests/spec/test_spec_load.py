@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cnnaudit.errors import SpecError
 from cnnaudit.site import Op
-from cnnaudit.spec import Sampling, from_mapping, load, loads
+from cnnaudit.spec import Sampling, Slices, from_mapping, load, loads
 from cnnaudit.spec.model import RuleEntry
 
 FULL = """\
@@ -20,7 +20,8 @@ model: {load: model.py:build, kwargs: {channels: 16}}
 weights: weights.safetensors
 data: digits.npz
 undecided: pass
-sampling: {max_images: 1024, seed: 7, confidence: 0.9, block: 32, max_memory: 1.5 GiB}
+sampling: {max_images: 1024, looks: 3, seed: 7, confidence: 0.9, block: 32, max_memory: 1.5 GiB}
+by: {column: scanner, min_images: 200}
 rules:
   - {metric: activity.dead, max: 0}
   - id: kernels-tell-classes-apart
@@ -29,6 +30,7 @@ rules:
     params: {bins: 16}
     op: conv
     at: "stage[23].**"
+    by: labels
     min: 1e-3
     max: 3
     share: 0.9
@@ -36,8 +38,12 @@ rules:
     estimand: population
     if_absent: skip
     refs: [RISK-12]
-  - {metric: activity, at: [layer1.**, "layer2.*"], max: .5, reduce: mean, estimand: dataset, severity: note}
+  - {metric: activity, at: [layer1.**, "layer2.*"], by: false, max: .5, reduce: mean, estimand: dataset}
 """
+
+
+BY = "by names one data column, as in by: scanner or by: {column: scanner, min_images: 200}"
+NAME = "a column's name is made of letters, digits, '_', '.' and '-', and starts with a letter or '_'"
 
 
 def rules(*written: str) -> str:
@@ -50,7 +56,7 @@ def test_a_whole_file(read, tmp_path):
     assert spec.directory == tmp_path
     assert spec.sha256 == hashlib.sha256(FULL.encode()).hexdigest()
     assert spec.undecided == "pass"
-    assert spec.sampling == Sampling(max_images=1024, seed=7, confidence=0.9, block=32, max_memory=3 * 2**29)
+    assert spec.sampling == Sampling(max_images=1024, looks=3, seed=7, confidence=0.9, block=32, max_memory=3 * 2**29)
     assert (spec.model.kind, spec.model.target) == ("file_factory", str(tmp_path / "model.py"))
     assert spec.model.options == {"channels": 16}
     assert (spec.weights.kind, spec.data.kind) == ("safetensors", "npz")
@@ -65,20 +71,21 @@ def test_a_whole_file(read, tmp_path):
     assert (apart.min, apart.max, apart.share, apart.reduce) == (0.001, 3.0, 0.9, "every")
     assert (apart.severity, apart.estimand, apart.if_absent) == ("warning", "population", "skip")
     assert apart.refs == ("RISK-12",)
-    assert (apart.line, apart.column) == (9, 5)
-    assert (dead.line, dead.column) == (8, 5)
+    assert (dead.by, apart.by, mean.by) == (Slices("scanner", 200), Slices("labels", 100), None)
+    assert (apart.line, apart.column) == (10, 5)
+    assert (dead.line, dead.column) == (9, 5)
     assert (mean.field, mean.at, mean.reduce, mean.estimand) == ("dead", ("layer1.**", "layer2.*"), "mean", "dataset")
 
 
 def test_defaults(read):
     spec = read(rules("{metric: activity.apoz, max: 0}", "{metric: class_information, min: 0}"))
     assert (spec.model, spec.weights, spec.data, spec.undecided) == (None, None, None, "fail")
-    assert spec.sampling == Sampling(max_images=None, seed=0, confidence=0.95, block=16, max_memory=2**30)
+    assert spec.sampling == Sampling(max_images=None, looks=None, seed=0, confidence=0.95, block=16, max_memory=2**30)
     first, second = spec.rules
     assert (first.id, first.metric, first.field, first.params) == ("activity.apoz", "activity", "apoz", {})
     assert (first.why, first.op, first.at, first.min, first.max) == ("", None, ("**",), None, 0.0)
     assert (first.share, first.reduce, first.severity, first.estimand) == (1.0, "every", "error", None)
-    assert (first.if_absent, first.refs) == ("error", ())
+    assert (first.if_absent, first.refs, first.by) == ("error", (), None)
     assert (second.id, second.params) == ("class_information", {"bins": 8})
 
 
@@ -107,6 +114,26 @@ def test_a_spec_is_frozen_and_hashable(read):
 def test_memory(read, written, number):
     text = rules("{metric: activity, max: 0}")
     assert read(f"{text}sampling: {{max_memory: {written}}}\n").sampling.max_memory == number
+
+
+@pytest.mark.parametrize(
+    ("file", "rule", "slices"),
+    [
+        ("", "", None),
+        ("", ", by: scanner", Slices("scanner", 100)),
+        ("", ", by: {column: scanner}", Slices("scanner", 100)),
+        ("", ", by: false", None),
+        ("by: scanner", "", Slices("scanner", 100)),
+        ("by: {column: scanner, min_images: 1}", "", Slices("scanner", 1)),
+        ("by: {column: scanner, min_images: 1}", ", by: scanner", Slices("scanner", 100)),
+        ("by: {column: scanner, min_images: 1}", ", by: {column: _a.b-2, min_images: 7}", Slices("_a.b-2", 7)),
+        ("by: source", ", by: labels", Slices("labels", 100)),
+        ("by: scanner", ", by: false", None),
+    ],
+)
+def test_slices_are_the_rule_s_own_or_the_file_s(read, file, rule, slices):
+    text = rules(f"{{metric: activity, max: 0{rule}}}")
+    assert read(f"{text}{file}\n").rules[0].by == slices
 
 
 def test_params_take_what_json_can_say(read):
@@ -168,7 +195,10 @@ def test_mistakes_at_the_top(problems, text, message):
         ("modle: a.py:b", "4:1: unknown key 'modle'; did you mean 'model'?"),
         (
             "zzz: 1",
-            "4:1: unknown key 'zzz'; the keys are cnnaudit, model, weights, data, undecided, marks, sampling, rules",
+            (
+                "4:1: unknown key 'zzz'; the keys are "
+                "cnnaudit, model, weights, data, undecided, marks, sampling, by, rules"
+            ),
         ),
         ("model:", "4:1: model has no value"),
         ("model: 5", "4:8: model must be text, not the number 5"),
@@ -192,6 +222,18 @@ def test_mistakes_at_the_top(problems, text, message):
         ("sampling: {confidence: 95}", "4:24: confidence is a fraction between 0 and 1; did you mean 0.95?"),
         ("sampling: {confidence: 0.5}", "4:24: confidence must be above 0.5, not 0.5"),
         ("sampling: {confidence: 1}", "4:24: confidence must be below 1, not 1"),
+        ("sampling: {looks: 0}", "4:19: looks must be at least 1, not 0"),
+        ("sampling: {looks: 2.5}", "4:19: looks must be a whole number, not the number 2.5"),
+        ("sampling: {look: 2}", "4:12: unknown key 'look'; did you mean 'looks'?"),
+        ("by:", "4:1: by has no value"),
+        ("by: 7", f"4:5: {BY}"),
+        ("by: false", f"4:5: {BY}"),
+        ("by: [scanner]", f"4:5: {BY}"),
+        ("by: images", "4:5: images are what is sliced: by names another column, such as scanner, labels or source"),
+        ("by: 2nd", f"4:5: {NAME}, not '2nd'"),
+        ("by: {column: a b}", f"4:14: {NAME}, not 'a b'"),
+        ("by: {min_images: 9}", "4:5: the key 'column' is missing"),
+        ("by: {column: a, min_image: 9}", "4:17: unknown key 'min_image'; did you mean 'min_images'?"),
         ("sampling: {block: 1}", "4:19: block must be at least 2, not 1"),
         ("sampling: {blocks: 2}", "4:12: unknown key 'blocks'; did you mean 'block'?"),
         (
@@ -253,6 +295,19 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ("{metric: activity, max: 0, refs: RISK-12}", "3:38: refs must be a list, not the text 'RISK-12'"),
         ("{metric: activity, max: 0, refs: [x, 12]}", "3:42: refs[1] must be text, not the number 12"),
         ("{metric: activity, max: 0, why: {a: b}}", "3:37: why must be text, not a mapping"),
+        ("{metric: activity, max: 0, by: }", "3:32: by has no value"),
+        ("{metric: activity, max: 0, by: true}", f"3:36: {BY}; by: false leaves the rule unsliced"),
+        ("{metric: activity, max: 0, by: []}", f"3:36: {BY}; by: false leaves the rule unsliced"),
+        ("{metric: activity, max: 0, by: 0}", f"3:36: {BY}; by: false leaves the rule unsliced"),
+        ("{metric: activity, max: 0, by: 'a b'}", f"3:36: {NAME}, not 'a b'"),
+        ("{metric: activity, max: 0, by: ''}", f"3:36: {NAME}, not ''"),
+        (
+            "{metric: activity, max: 0, by: {column: images}}",
+            "3:45: images are what is sliced: by names another column, such as scanner, labels or source",
+        ),
+        ("{metric: activity, max: 0, by: {column: a, colum: b}}", "3:48: unknown key 'colum'; did you mean 'column'?"),
+        ("{metric: activity, max: 0, by: {column: 3}}", "3:45: column must be text, not the number 3"),
+        ("{metric: activity, max: 0, by: {column: a, min_images: 0}}", "3:60: min_images must be at least 1, not 0"),
         ("{metric: activity, max: 0, at: 4}", "3:36: at must be a list, not the number 4"),
         ("{metric: activity, max: 0, at: []}", "3:36: at selects nothing: give at least one glob, or leave it out"),
         ("{metric: activity, max: 0, at: [a, b, 3]}", "3:43: at[2] must be text, not the number 3"),
@@ -423,7 +478,7 @@ _RULE = st.fixed_dictionaries(
 )
 _FILE = st.fixed_dictionaries(
     {"cnnaudit": st.just(1), "rules": st.lists(_RULE | _PLAIN, max_size=3) | _PLAIN},
-    optional=dict.fromkeys(("model", "weights", "data", "undecided", "sampling", "zzz"), _PLAIN),
+    optional=dict.fromkeys(("model", "weights", "data", "undecided", "sampling", "by", "zzz"), _PLAIN),
 )
 
 

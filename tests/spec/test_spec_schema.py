@@ -24,6 +24,10 @@ GOOD = [
     file(undecided="pass", sampling={"max_images": 4, "max_memory": "1.5 GiB", "confidence": 0.9}),
     rule(params={"bins": 2}, op="conv", at=["a", "b.**"], share=0.5, max=3, id="x", why="y", refs=["z"]),
     rule(at="a", reduce="mean", severity="note", if_absent="skip", estimand="population"),
+    file(by="scanner", sampling={"looks": 1}),
+    file(by={"column": "labels", "min_images": 1}, rules=[{"metric": "activity", "max": 0, "by": False}]),
+    rule(by="_a.b-2"),
+    rule(by={"column": "source"}),
     file(rules=[{"metric": "activity.apoz", "max": 1, "estimand": "dataset"}]),
     file(rules=[{"metric": "projection", "max": 1, "params": {"rank": 1, "span": [1, 2], "scale": 0.5}}]),
 ]
@@ -35,6 +39,11 @@ BAD = [
     file(model={"kwargs": {}}),
     file(undecided="maybe"),
     file(sampling={"block": 1}),
+    file(sampling={"looks": 0}),
+    file(by=False),
+    file(by="images"),
+    file(by=["scanner"]),
+    file(by={"min_images": 3}),
     file(sampling={"max_memory": "1 gig"}),
     file(sampling={"confidence": 1}),
     file(rules=[{"metric": "activity"}]),
@@ -54,6 +63,14 @@ BAD = [
     rule(share=0),
     rule(share=0.5, reduce="mean"),
     rule(at=[]),
+    rule(by=True),
+    rule(by=0),
+    rule(by=[]),
+    rule(by=None),
+    rule(by="a b"),
+    rule(by={"column": "images"}),
+    rule(by={"column": "a", "min_images": 0}),
+    rule(by={"column": "a", "min": 3}),
     rule(id="a b"),
     rule(severity="eror"),
 ]
@@ -98,9 +115,9 @@ def test_no_reference_has_siblings(schema):
 
 
 def test_every_key_has_help(schema):
-    objects = [schema, *(schema["definitions"][name] for name in ("RuleEntry", "Sampling", "Load"))]
+    objects = [schema, *(schema["definitions"][name] for name in ("RuleEntry", "Sampling", "By", "Load"))]
     keys = {key: value for each in objects for key, value in each["properties"].items()}
-    assert len(keys) == 8 + 15 + 5 + 2 - 1  # marks is a key of the file and of a rule
+    assert len(keys) == 9 + 16 + 6 + 2 + 2 - 2  # marks and by are keys of the file and of a rule
     for key, value in keys.items():
         assert value["title"] == key
         assert value["description"].endswith(".")

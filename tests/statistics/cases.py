@@ -15,6 +15,8 @@ from cnnaudit.site import Op
 from cnnaudit.statistics import (
     ActivityTally,
     ClassHistogram,
+    ClassMoments,
+    ClassResponses,
     PairMoments,
     Probe,
     Statistic,
@@ -54,10 +56,10 @@ class Case:
         return statistic
 
     def folded(self, data, blocks, groups: int = 1, numbers=None) -> Statistic:
-        """Fold blocks (lists of image ids); block ``i`` belongs to group ``numbers[i] % groups``."""
+        """Fold blocks (lists of image ids); the images of block ``i`` belong to group ``numbers[i] % groups``."""
         statistic = self.started(data, groups)
         for number, ids in zip(range(len(blocks)) if numbers is None else numbers, blocks, strict=True):
-            statistic.fold(self.read(data, ids), number % groups)
+            statistic.fold(self.read(data, ids), torch.full((len(ids),), number % groups))
         return statistic
 
 
@@ -73,9 +75,9 @@ def integers(levels, units, *spatial) -> Make:
     return lambda generator, n: torch.randint(0, levels, (n, units, *spatial), generator=generator)
 
 
-def _case(name, statistic, site, taps, draw, *, kernels=None, **options) -> Case:
+def _case(name, statistic, site, taps, draw, *, kernels=None, clustered=False, **options) -> Case:
     given = tuple(sorted((dict(statistic.options) | options).items()))
-    return Case(name, Probe(statistic, site, taps, given, kernels=kernels), draw)
+    return Case(name, Probe(statistic, site, taps, given, kernels=kernels, clustered=clustered), draw)
 
 
 _PAIR = ("skip", "branch")
@@ -85,7 +87,16 @@ CASES = (
     _case("signed vector", ActivityTally, make_site(shape=(), nonnegative=False), ("response",), signed(3)),
     _case("map", ClassHistogram, make_site(units=5), ("response",), rectified(5, 4, 4), bins=4),
     _case("kernels", ClassHistogram, make_site(units=5), ("response",), rectified(5, 3, 3), kernels=(1, 4), bins=3),
+    _case("sources", ClassHistogram, make_site(units=5), ("response",), rectified(5, 4, 4), bins=4, clustered=True),
     _case("integers", ClassHistogram, make_site(shape=()), ("response",), integers(5, 3), bins=5),
+    _case("map", ClassMoments, make_site(units=5), ("response",), rectified(5, 4, 4)),
+    _case("kernels", ClassMoments, make_site(units=5), ("response",), rectified(5, 3, 3), kernels=(1, 4)),
+    _case("sources", ClassMoments, make_site(units=5), ("response",), rectified(5, 4, 4), clustered=True),
+    _case("vector", ClassMoments, make_site(shape=()), ("response",), rectified(3)),
+    _case("map", ClassResponses, make_site(units=5), ("response",), rectified(5, 4, 4), bins=9),
+    _case("kernels", ClassResponses, make_site(units=5), ("response",), rectified(5, 3, 3), kernels=(1, 4), bins=3),
+    _case("sources", ClassResponses, make_site(units=5), ("response",), rectified(5, 4, 4), bins=4, clustered=True),
+    _case("integers", ClassResponses, make_site(shape=()), ("response",), integers(5, 3), bins=5),
     _case("map", PairMoments, make_site(Op.RESIDUAL, taps=_PAIR), _PAIR, signed(3, 4, 4, offset=2.0), positions=7),
     _case("vector", PairMoments, make_site(Op.RESIDUAL, shape=(), taps=_PAIR), _PAIR, signed(3)),
     _case("pool", WindowActivity, make_pool((7, 7), 3, 2, units=3, padding=1), ("input",), rectified(3, 7, 7)),

@@ -76,12 +76,35 @@ def test_order_of_blocks_within_a_group_does_not_matter(case, plan):
 
 
 @over_all
+def test_every_row_goes_to_its_own_group(case):
+    data = case.data(IMAGES)
+    groups = torch.randint(0, 3, (IMAGES,), generator=torch.Generator().manual_seed(1))
+    at_once = case.started(data, 3)
+    at_once.fold(case.read(data, range(IMAGES)), groups)
+    one_by_one = case.folded(data, [[i] for i in range(IMAGES)], 3, groups.tolist())
+    same(at_once, one_by_one)
+    assert at_once.images.tolist() == [int((groups == g).sum()) for g in range(3)]
+
+
+@over_all
+def test_sources_are_counted_by_their_first_images(case):
+    data = case.data(6)
+    statistic = case.started(data, 2)
+    first = torch.tensor([1, 0, 1, 0, 0, 1])
+    statistic.fold(case.read(data, range(6)), torch.tensor([0, 0, 1, 1, 1, 0]), first)
+    assert statistic.tally["sources"].tolist() == [2, 1]
+    assert statistic.n_sources == statistic.pooled().n_sources == 3
+    assert statistic.n_images == 6
+    assert case.folded(data, [[0, 1], [2]]).n_sources == 3
+
+
+@over_all
 def test_merging_leaves_the_other_as_it_was(case):
     data = case.data(8)
     a, b = case.folded(data, [[0, 1, 2]]), case.folded(data, [[3, 4], [5]])
     before = {name: tensor.clone() for name, tensor in b.state().items()}
     a.merge(b)
-    a.fold(case.read(data, [6, 7]), 0)
+    a.fold(case.read(data, [6, 7]), torch.tensor([0, 0]))
     assert b.state().keys() == before.keys()
     assert all(torch.equal(b.state()[name], tensor) for name, tensor in before.items())
 
@@ -108,7 +131,7 @@ def test_state_survives_storage_without_pickle(case):
     same(restored, original, rtol=0)
     # What comes back from storage goes on counting and merging.
     for statistic in (restored, original):
-        statistic.fold(case.read(data, [6, 7]), 1)
+        statistic.fold(case.read(data, [6, 7]), torch.tensor([1, 0]))
     same(restored.merge(case.folded(data, [[8]], groups=2)), original.merge(case.folded(data, [[8]], groups=2)))
 
 
@@ -128,11 +151,14 @@ def test_pooled_without_a_group_is_as_if_it_was_never_folded(case):
 
 
 @over_all
-def test_pooled_is_as_if_all_was_one_group(case):
+def test_pooled_knows_no_number_of_groups(case):
     data = case.data(IMAGES)
     blocks = [block.tolist() for block in torch.arange(IMAGES).split(5)]
-    pooled = case.folded(data, blocks, 3).pooled()
-    same(pooled, case.folded(data, blocks, 1).pooled())
+    # Even numbers: what is kept by the parity of groups has the same halves then.
+    pooled, fewer = case.folded(data, blocks, 4).pooled(), case.folded(data, blocks, 2).pooled()
+    for statistic in (pooled, fewer):
+        statistic.tally.pop("design_effect", None)  # is about the groups
+    same(pooled, fewer)
     assert pooled.groups == 1
     assert pooled.n_images == IMAGES
 
@@ -173,7 +199,7 @@ def test_images_with_nan_or_inf_are_counted(case, value):
         # All of a map, so that whichever positions are sampled see it.
         data[tap][image] = value
     for number, ids in enumerate([[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]):
-        statistic.fold(case.read(data, ids), number % 2)
+        statistic.fold(case.read(data, ids), torch.full((len(ids),), number % 2))
     assert statistic.nonfinite == 2
     assert statistic.tally["nonfinite"].tolist() == [2, 0]
     assert statistic.n_images == 10

@@ -69,7 +69,7 @@ def test_class_histogram_grows_with_the_classes_it_meets():
     def part(*blocks):
         statistic = case.started(first)
         for data in blocks:
-            statistic.fold(case.read(data, [0, 1]), 0)
+            statistic.fold(case.read(data, [0, 1]), torch.tensor([0, 0]))
         return statistic
 
     assert part(first).counts.tolist() == [[[1, 1]]]
@@ -207,7 +207,7 @@ def test_window_histogram_on_integers(operator):
 def test_window_histogram_without_neighbours_has_no_blocks():
     case = Case("", probe(WindowHistogram, make_pool((2, 2)), ("input",), levels=2), integers(2, 1, 2, 2))
     histogram = case.folded(case.data(4), [[0, 1, 2, 3]])
-    assert set(histogram.tally) == {"images", "nonfinite", "windows"}
+    assert set(histogram.tally) == {"images", "sources", "nonfinite", "windows"}
     assert histogram.counts("outputs") is None
 
 

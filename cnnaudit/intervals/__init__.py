@@ -1,0 +1,39 @@
+"""Uncertain quantities: values that know their interval and how surely they clear a bound.
+
+Every class holds one entry for each unit of a site. A reader wants the two-sided interval; a verdict needs
+one-sided p-values, because units are combined by partial conjunction. ``p_below`` and ``p_above`` test "the truth
+violates this bound" and are small where it is surely kept; ``p_at_least`` and ``p_at_most`` test "the truth keeps
+this bound" and are small where it is surely violated. The two kinds differ only for a truth on the bound itself.
+"""
+
+from cnnaudit.intervals.auroc import delong, tie_halfwidth
+from cnnaudit.intervals.base import Array, Uncertain
+from cnnaudit.intervals.binomial import Binomial
+from cnnaudit.intervals.bounded import BoundedMean
+from cnnaudit.intervals.exact import Exact
+from cnnaudit.intervals.jackknife import Jackknife
+from cnnaudit.intervals.linearised import delta_error, linearised_ratio, paired_difference
+from cnnaudit.intervals.normal import Normal
+from cnnaudit.intervals.rare import RareEvent
+from cnnaudit.intervals.sequences import Betting, ConfidenceSequence, EmpiricalBernstein
+from cnnaudit.intervals.shifted import Shifted
+
+__all__ = [
+    "Array",
+    "Betting",
+    "Binomial",
+    "BoundedMean",
+    "ConfidenceSequence",
+    "EmpiricalBernstein",
+    "Exact",
+    "Jackknife",
+    "Normal",
+    "RareEvent",
+    "Shifted",
+    "Uncertain",
+    "delong",
+    "delta_error",
+    "linearised_ratio",
+    "paired_difference",
+    "tie_halfwidth",
+]

@@ -1,0 +1,183 @@
+"""How well a kernel's response alone detects one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+from pydantic import Field as Param
+
+from cnnaudit.crossfit import Selected, choose, eligible, pick
+from cnnaudit.intervals import Array, BoundedMean, Exact, Uncertain, delong
+from cnnaudit.lazy import torch
+from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
+from cnnaudit.site import Op, Site
+from cnnaudit.statistics import ClassResponses, halved
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FEWEST = 30
+_BRACKET = 0.005
+_BINS = 256  # as many as the images that fix the grid
+_CELLS = 2**22
+
+
+def _images(need: Need) -> int:
+    return _FEWEST * need.classes
+
+
+def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
+    found = _detect(responses, lowest=field == "anti").crossfit
+    few, coarse = found.positives < _FEWEST, (found.bracket > _BRACKET) & (int(params["bins"]) < _BINS)
+    n = responses.n_images
+    needed = np.where(few, np.ceil(_FEWEST * n / np.maximum(found.positives, 1)), np.where(coarse, n, 0))
+    if few.any():
+        reason = f"a chosen class has {found.positives.min():.0f} images, and {_FEWEST} are needed"
+        return Gate(needed.astype(np.int64), reason)
+    reason = f"the levels are too coarse: ties in them leave ±{found.bracket.max():.3f} open, {_BRACKET} is allowed"
+    return Gate(needed.astype(np.int64), reason, f"as many with params: {{bins: {_BINS}}}")
+
+
+_LITTLE = (
+    "Kernels that tell no class from the rest as well as the rule demands.",
+    "Alone they detect nothing, together they may: see class_information, or start the rule deeper with `at:`.",
+)
+_MUCH = (
+    "Kernels that tell one class from the rest better than the rule allows.",
+    "Look for a shortcut: a mark, border or scanner in the images that gives the class away.",
+)
+_COARSE = ("Many images of different classes share a level.", "Raise `bins`.")
+
+
+@metric(
+    reads=ClassResponses,
+    at=Op.CONV,
+    taps="response",
+    fields={
+        "best": Field("AUROC", "of a best class chosen on other images, chance .5", "higher", _LITTLE, _MUCH),
+        "plugin_best": Field("AUROC", "of the best class, too high by chance", "higher", _LITTLE, _MUCH),
+        "anti": Field("AUROC", "of silence for a class chosen on other images, chance .5", "", _LITTLE, _MUCH),
+        "resolution": Field("AUROC", "how far ties within levels may move `best`", "lower", high=_COARSE),
+    },
+    interval="DeLong; lower end cross-fitted, upper of plugin_best",
+    cost="one whole-map mean, shared",
+    labels=True,
+    images=_images,
+    gate=_gate,
+)
+def class_auroc(
+    responses: ClassResponses, site: Site, *, bins: Annotated[int, Param(ge=2, le=_BINS)] = _BINS
+) -> Mapping[str, Uncertain]:
+    """Area under the ROC curve of a kernel as detector of its best class, one value for each kernel.
+
+    Definition. With R the kernel's mean response over the map, AUROC_c = P(R+ > R-) + P(R+ = R-) / 2 for an image of
+    class c (+) and one of any other class (-). ``best`` is the largest over classes; ``anti`` is 1 less the smallest:
+    how well silence gives a class away. Chance is .5 for each class, whatever its share of the images.
+
+    Unit and range. A probability in [0, 1]. The truth of ``best`` and ``anti`` is at least .5; the estimates may fall
+    below by chance.
+
+    Estimator and bias. The largest of many noisy AUROCs is too large. For a kernel of pure noise ``plugin_best`` is
+    .545, .575 and .636 with 10 x 100, 100 x 100 and 1,000 x 50 images (classes x images each). ``best`` and ``anti``
+    choose the class on one half of the sources and measure it on the other half, and the other way round, and average
+    the two. Where the images do not tell which class is best, the halves may choose two classes: it is the AUROC of a
+    class that one would choose from half of these images, and the best class may lie above. Responses are counted in
+    ``bins`` levels that are equiprobable on the calibration images, exact zero being a level of its own. Ties in other
+    levels, which the values may not have, move the AUROC by at most ``resolution``.
+
+    Interval. DeLong, DeLong & Clarke-Pearson (1988) on each half given the class that the other half chose; variances
+    add. Near 1 it is that of a bounded mean with as many units as the class has images. The lower end stands on the
+    cross-fitted value less ``resolution``, the upper on the plug-in one plus that, so neither bias decides by itself.
+    It reaches .5 until chance is refuted with Bonferroni over the classes: in noise both halves err together where
+    they happen to choose the same class. Where several images come from one source, errors are delete-a-group
+    jackknifes over sources, large where a group changes the choice.
+
+    Pitfalls. Gate: 30 images of the chosen class, and ``resolution`` at most .005 where more bins are to be had.
+    Classes with fewer than two images in a half cannot be chosen; with none left, or one class alone, there is no
+    value. Blind to a kernel that responds to several classes alike: see class_information. A high AUROC of a rare
+    class may still come with many false alarms: precision depends on its share. Increasing transformations of the
+    response change nothing but the grid.
+    """
+    best, anti = _detect(responses), _detect(responses, lowest=True)
+    return {
+        "best": best.selected(best.crossfit),
+        "plugin_best": best.selected(best.plugin),
+        "anti": anti.selected(anti.crossfit),
+        "resolution": Exact(best.crossfit.bracket),
+    }
+
+
+class _Auroc(NamedTuple):
+    """An AUROC of every kernel, shape (kernels,).
+
+    Attributes:
+        value, error, units: See BoundedMean.
+        bracket: How far ties within levels may move the value.
+        positives: Images of the chosen class.
+    """
+
+    value: Array
+    error: Array
+    units: Array
+    bracket: Array
+    positives: Array
+
+    def moved(self, side: int) -> BoundedMean:
+        """The claim on the values themselves at one end of what ties allow."""
+        value = np.clip(self.value + side * self.bracket, 0, 1)
+        return BoundedMean(value, self.error, self.units.astype(np.int64))
+
+
+class _Detector(NamedTuple):
+    crossfit: _Auroc
+    plugin: _Auroc
+    choices: int
+
+    def selected(self, shown: _Auroc) -> Selected:
+        return Selected(shown.value, self.crossfit.moved(-1), self.plugin.moved(1), self.choices, chance=0.5)
+
+
+def _detect(responses: ClassResponses, *, lowest: bool = False) -> _Detector:
+    """AUROC of every kernel for its best class, or of its silence."""
+    # A few kernels at a time: the tables of a whole layer can take gigabytes in double precision.
+    step = max(1, _CELLS // responses.counts[0].numel())
+    tables = zip(torch.split(responses.counts, step), torch.split(responses.atoms, step), strict=True)
+    found: list[tuple[_Auroc, _Auroc]] = []
+    for counts, atoms in tables:
+        halves, exact = (x.flip([-1] if lowest else []) for x in (halved(counts.double(), 1), atoms))
+        found.append((_auroc(halves, exact), _auroc(halves.sum(0, keepdim=True), exact)))
+    crossfit, plugin = (_Auroc(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True))
+    return _Detector(crossfit, plugin, max(1, len(eligible(halves[:, 0].sum(-1)))))
+
+
+def _auroc(parts: Tensor, atoms: Tensor) -> _Auroc:
+    """Mean AUROC over parts of the images, each of the class that the other part chooses.
+
+    Args:
+        parts: Counts, float64 of shape (parts, kernels, classes, levels).
+        atoms: Levels in which ties are ties, shape (kernels, levels).
+    """
+    everyone = parts.sum(2)
+    n = parts.sum(-1)
+    kept = eligible(n[:, 0])
+    if not len(kept):
+        undefined = np.full(len(atoms), np.nan)
+        return _Auroc(undefined, undefined, np.ones(len(atoms)), undefined, np.zeros(len(atoms)))
+    classes, n = parts[:, :, kept], n[..., kept]
+    # Mann and Whitney's U from the ranks among all images.
+    rank = everyone.cumsum(-1) - everyone / 2
+    u = torch.einsum("hkcb,hkb->hkc", classes, rank) - n**2 / 2
+    score = u / (n * (everyone.sum(-1, keepdim=True) - n))
+    positive = pick(classes, choose(score))
+    negative = everyone - positive
+    ties = (positive * negative * ~atoms).sum(-1) / (positive.sum(-1) * negative.sum(-1)) / 2
+    halves = delong(numbers(positive), numbers(negative))
+    return _Auroc(
+        halves.value.mean(0),
+        np.sqrt((halves.error**2).sum(0)) / len(parts),
+        np.sum(halves.units, axis=0),
+        numbers(ties.mean(0)),
+        numbers(positive.sum((0, 2))),
+    )
