@@ -225,18 +225,21 @@ def _check(view: _View, classes: int, level: _Level) -> Verdict:
         return Verdict(**facts, outcome=Outcome.NOT_APPLICABLE, detail=f"Not measured: {check.reason}.")
     if check.on_dataset and not level.look.last:
         return Verdict(**facts, outcome=Outcome.UNDECIDED, detail="The images are not all read yet.")
-    fewest = check.rule.by.min_images if check.rule.by else 1
+    wanted = check.rule.by.min_images if check.rule.by else 1
     n = facts["n_images"] = statistic.n_images if statistic else 0
-    if statistic is None or n < fewest:
+    if statistic is None or n < wanted:
         return Verdict(
             **facts,
             outcome=Outcome.UNDECIDED,
-            n_needed=fewest,
-            detail=f"The rule wants at least {fewest:,} images of a slice.",
-            advice=f"Audit at least {fewest:,} images with {view.slice}, or lower the rule's min_images.",
+            n_needed=wanted,
+            detail=f"The rule wants at least {wanted:,} images of a slice.",
+            advice=f"Audit at least {wanted:,} images with {view.slice}, or lower the rule's min_images.",
         )
     if statistic.probe.clustered:
         facts["n_sources"] = statistic.n_sources
+    fewest = check.images(classes, level.alpha)
+    if fewest > statistic.n_sources and not level.look.last:
+        return Verdict(**facts, outcome=Outcome.UNDECIDED, n_needed=fewest, detail="More images are to come.")
     if statistic.nonfinite:
         return Verdict(
             **facts,
@@ -245,7 +248,7 @@ def _check(view: _View, classes: int, level: _Level) -> Verdict:
             advice="Find the first site that does: look for overflow, division by zero, or broken weights and images.",
         )
     try:
-        evidence = _evidence(check, statistic, classes=classes, alpha=level.alpha)
+        evidence = _evidence(check, statistic, fewest)
     except CnnAuditError:
         raise
     except Exception as error:  # noqa: BLE001 - a metric may be third-party code; its crash is a verdict of its own
@@ -258,7 +261,7 @@ def _check(view: _View, classes: int, level: _Level) -> Verdict:
     return _verdict(check, evidence, facts, level)
 
 
-def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float) -> _Evidence:
+def _evidence(check: Check, statistic: Statistic, fewest: int) -> _Evidence:
     rule, site = check.rule, check.site
     told = check.metric.fields
     measured = {
@@ -273,7 +276,6 @@ def _evidence(check: Check, statistic: Statistic, *, classes: int, alpha: float)
     gate = Gate(np.zeros(units, dtype=np.int64), "")
     if not check.on_dataset:
         gate = check.metric.gate(statistic, site, rule.field, rule.params) or gate
-        fewest = check.images(classes, alpha)
         if fewest > n:
             gate = Gate(np.maximum(gate.images, fewest), f"this metric needs {fewest:,} here")
     if rule.reduce == "mean":
@@ -347,10 +349,10 @@ def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _L
         needed = _samples_needed(check.rule, evidence, decision, bound, facts.get("n_sources") or facts["n_images"])
     ends = float(low[shown]), float(high[shown])
     samples = "sources" if "n_sources" in facts else "images"
-    if facts["slice"]:
-        samples += f" with {facts['slice']}"
-    told = f"{needed:,} {samples}" if needed else ""
-    detail, advice = _words(check, evidence, decision, interval=ends, bound=(side, bound), needed=told)
+    told = f"{needed:,} {samples}" + (f" with {facts['slice']}" if facts["slice"] else "")
+    detail, advice = _words(
+        check, evidence, decision, interval=ends, bound=(side, bound), samples=samples, needed=told if needed else ""
+    )
     return Verdict(
         **facts,
         outcome=decision.outcome,
@@ -423,6 +425,7 @@ def _words(
     *,
     interval: tuple[float, float],
     bound: tuple[str, float],
+    samples: str,
     needed: str,
 ) -> tuple[str, str]:
     """What the verdict means, and what to do next."""
@@ -433,7 +436,7 @@ def _words(
         return said if decision.outcome is Outcome.FAIL else ("", "")
     if evidence.gate.images[decision.shown] > 0:
         instead = f", or {evidence.gate.instead}" if evidence.gate.instead else ""
-        return f"Too few images to judge: {evidence.gate.reason}.", f"Audit at least {needed}{instead}."
+        return f"Too few {samples} to judge: {evidence.gate.reason}.", f"Audit at least {needed}{instead}."
     if math.isnan(evidence.estimate.value[decision.shown]):
         return (
             "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",

@@ -197,7 +197,7 @@ def test_an_audit_takes_the_source_column():
     (verdict,) = report.verdicts
     assert (verdict.n_images, verdict.n_sources) == (300, 30)
     assert verdict.outcome == "undecided"
-    assert "Too few images to judge: this metric needs 100 here" in verdict.detail
+    assert "Too few sources to judge: this metric needs 100 here" in verdict.detail
     assert verdict.advice == "Audit at least 100 sources."
     assert report.data["sources"] == 30
     assert report.settings["groups"] == 30

@@ -25,10 +25,11 @@ def describe(prepared: Prepared) -> str:
     covered = sum(any(c.site is site for c in plan.checks) for site in prepared.graph.sites)
     count = prepared.images.count
     images = "an unknown number of images" if count is None else f"{count:,} images"
+    needed = "sources needed" if prepared.images.clustered else "images needed"
     columns = ["site", "op", "units", "map", "kernel", "stride", "sees", "taps", "KiB", "rules"]
     parts = [
         tabulate(sites, headers=columns, disable_numparse=True),
-        tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", "images needed"], disable_numparse=True),
+        tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", needed], disable_numparse=True),
         *absent,
         f"{len(sites)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
         f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",

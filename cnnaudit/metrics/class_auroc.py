@@ -31,7 +31,7 @@ def _images(need: Need) -> int:
 def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
     found = _detect(responses, lowest=field == "anti").crossfit
     few, coarse = found.positives < _FEWEST, (found.bracket > _BRACKET) & (int(params["bins"]) < _BINS)
-    n = responses.n_images
+    n = responses.n_sources
     needed = np.where(few, np.ceil(_FEWEST * n / np.maximum(found.positives, 1)), np.where(coarse, n, 0))
     if few.any():
         reason = f"a chosen class has {found.positives.min():.0f} images, and {_FEWEST} are needed"

@@ -34,7 +34,7 @@ def _gate(moments: ClassMoments, site: Site, field: str, params: Mapping[str, An
     rarest = float(met[met > 0].min())
     carrying = total.sum((0, 2)) ** 2 / squares.sum((0, 2))
     fewest = carrying.nan_to_num(math.inf).clamp(max=rarest)
-    needed = torch.where(fewest < _FEWEST, (_FEWEST * moments.n_images / fewest).ceil(), 0)
+    needed = torch.where(fewest < _FEWEST, (_FEWEST * moments.n_sources / fewest).ceil(), 0)
     reason = (
         f"the rarest class has {rarest:.0f} images, and {_FEWEST} are needed of each"
         if rarest < _FEWEST

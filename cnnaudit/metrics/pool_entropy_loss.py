@@ -55,7 +55,7 @@ def _gate(counts: WindowHistogram, site: Site, field: str, params: Mapping[str, 
     if not short:
         return None
     most = torch.stack(short).amax(0)
-    needed = torch.where(most > 1, (most * counts.n_images).ceil(), 0.0)
+    needed = torch.where(most > 1, (most * counts.n_sources).ceil(), 0.0)
     coarser = f"count more coarsely: params: {{levels: {counts.levels // 2}}}" if counts.levels > 3 else ""
     return Gate(np.asarray(needed.cpu(), dtype=np.int64), "too few windows for the cells that occur", coarser)
 
