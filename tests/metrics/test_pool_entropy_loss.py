@@ -317,7 +317,7 @@ def test_gate_asks_for_windows_in_proportion_to_the_cells_that_occur():
         probe = Probe(WindowHistogram, site, ("input",), METRIC.options({"levels": 2}))
         histogram = WindowHistogram(probe, 1)
         histogram.calibrate([{"windows": torch.zeros(1, 1, 4, len(cells), dtype=torch.int64)}])
-        histogram.tally = {"windows": torch.tensor([cells], dtype=torch.int32), "images": torch.tensor([images])}
+        histogram.tally = {"windows": torch.tensor([cells], dtype=torch.int32), "sources": torch.tensor([images])}
         return METRIC.gate(histogram, site, "relative", {"levels": 2, "estimator": "chao_shen"} | params)
 
     plenty, few, alone = [20] * 16, [3] * 16, [100] * 2 + [1] * 14
