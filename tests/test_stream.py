@@ -40,7 +40,7 @@ class Keep(Statistic):
     def read(self, view):
         return {tap: view.tensors[tap].clone() for tap in self.probe.taps}
 
-    def add(self, reading, groups):
+    def add(self, reading, groups, first):
         self.__dict__.setdefault("blocks", []).append(reading)
         self.__dict__.setdefault("row_groups", []).extend(groups.tolist())
 

@@ -28,7 +28,7 @@ class ActivityTally(Statistic):
     together = 16
 
     @classmethod
-    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:
         return groups * (len(probe.units) * 6 + 2) * 8
 
     def read(self, view: View) -> Reading:
@@ -39,7 +39,7 @@ class ActivityTally(Statistic):
         strength = view.mean(name) if self.probe.site.taps[name].nonnegative else magnitude(maps, dims)
         return {"occupied": differing(maps, 0, dims).long(), "strength": strength}
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         occupied, a = reading["occupied"], reading["strength"].double()
         z = self.positions - occupied
         mean = a.mean(1, keepdim=True)

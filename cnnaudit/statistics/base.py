@@ -135,8 +135,8 @@ class Statistic(ABC):
         """Fix grids from the readings of the first images."""
 
     @abstractmethod
-    def add(self, reading: Reading, groups: Tensor) -> None:
-        """Add the rows of a reading to the tally, each to its group, in place."""
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
+        """Add the rows of a reading to the tally, each to its group, in place; arguments are those of ``fold``."""
 
     @property
     def ungrouped(self) -> frozenset[str]:
@@ -153,13 +153,14 @@ class Statistic(ABC):
                 image is a source of its own.
         """
         ones = torch.ones_like(groups)
+        first = ones if first is None else first
         self._sum_up("images", ones, groups)
-        self._sum_up("sources", ones if first is None else first, groups)
+        self._sum_up("sources", first, groups)
         broken = torch.zeros(len(groups), dtype=torch.bool, device=groups.device)
         for x in reading.values():
             broken |= nonfinite(x)
         self._sum_up("nonfinite", broken.long(), groups)
-        self.add(reading, groups)
+        self.add(reading, groups, first)
 
     def merge(self, other: Self) -> Self:
         """Return this statistic with another's images added to it; the other is left as it was.

@@ -68,7 +68,7 @@ class ClassMoments(Statistic):
             response = response[:, list(self.probe.kernels)]
         return {"response": response, "labels": view.labels}
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         x = reading["response"].double()
         rows = torch.cat([torch.ones_like(x[:, :1]), x, x * x], 1)
         place = split(reading["labels"], groups)

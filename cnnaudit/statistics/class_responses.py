@@ -46,8 +46,8 @@ class ClassResponses(ClassHistogram):
             atoms = torch.ones(kernels, levels, dtype=torch.bool, device=edges.device)
         self.calibration["atoms"] = atoms
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
-        super().add(reading | {"labels": split(reading["labels"], groups)}, groups)
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
+        super().add(reading | {"labels": split(reading["labels"], groups)}, groups, first)
 
     def _design_effect(self) -> Tensor:
         return torch.ones(len(self.atoms), dtype=torch.float64, device=self.atoms.device)  # of no use for ranks

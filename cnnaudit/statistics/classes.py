@@ -57,7 +57,7 @@ class ClassHistogram(Statistic):
     def ungrouped(self) -> frozenset[str]:
         return super().ungrouped | {"design_effect"}
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         response, labels = reading["response"], reading["labels"]
         kernels, bins = response.shape[1], int(self.probe.option("bins"))
         counts = self._grown(kernels, int(labels.max()) + 1, bins, response)

@@ -34,7 +34,7 @@ class PairMoments(Statistic):
     together = 16
 
     @classmethod
-    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:
         return groups * (probe.site.units * 5 + 1) * 8
 
     def read(self, view: View) -> Reading:
@@ -50,7 +50,7 @@ class PairMoments(Statistic):
         products = {"ss": (s * s).sum(1), "ff": (f * f).sum(1), "sf": (s * f).sum(1)}
         return {"rows": rows, "mean_s": mean_s, "mean_f": mean_f} | products
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         held = {name: self._counter(name, x, tuple(x.shape[1:]), torch.float64) for name, x in reading.items()}
         for name, part in _combine(held, _by_group(reading, groups, self.groups)).items():
             held[name].copy_(part)
@@ -64,7 +64,8 @@ class PairMoments(Statistic):
         one = torch.zeros(len(part["rows"]), dtype=torch.int64, device=part["rows"].device)
         return self._as_one(counters | _by_group(part, one, 1))
 
-    def _less(self, pooled: Self, group: int) -> Self:  # noqa: ARG002 - means are not taken out again without loss
+    def _less(self, pooled: Self, group: int) -> Self:
+        # Means are not taken out again without loss.
         return self.pooled(without=group)
 
 

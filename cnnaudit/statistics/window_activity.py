@@ -39,7 +39,7 @@ class WindowActivity(Statistic):
     together = 16
 
     @classmethod
-    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:
         pool = probe.site.op is Op.POOL
         units = probe.site.units if pool else probe.site.groups
         return groups * units * (2 + 3 * (len(OPERATORS) if pool else 1)) * 8
@@ -60,7 +60,7 @@ class WindowActivity(Statistic):
         read, kept = (number.sum(1, dtype=torch.float64).long() for number in (read, kept))
         return {"read": read, "kept": kept, "trace": trace}
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         read, kept = reading["read"], reading["kept"]
         for name, amounts in (
             ("read", read),

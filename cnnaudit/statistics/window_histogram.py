@@ -44,7 +44,7 @@ class WindowHistogram(Statistic):
     sampled_kernels = True
 
     @classmethod
-    def size(cls, probe: Probe, groups: int, classes: int) -> int:  # noqa: ARG003
+    def size(cls, probe: Probe, groups: int, classes: int) -> int:
         windows = Windows.of(probe.site)
         levels = _levels(probe)
         cells = int(levels**windows.entries) + 2 * _block_cells(probe, windows)
@@ -73,7 +73,7 @@ class WindowHistogram(Statistic):
             values = torch.arange(levels, dtype=torch.float64, device=sample.device)
             self.calibration |= {"edges": edge, "centres": values.expand(sample.shape[1], -1).contiguous()}
 
-    def add(self, reading: Reading, groups: Tensor) -> None:
+    def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         edge, centre = self.calibration["edges"], self.calibration["centres"]
         levels = edge.shape[1] + 1
         self._count("windows", quantise(reading["windows"], edge), levels, groups)

@@ -97,7 +97,7 @@ class Keep(Statistic):
     def read(self, view):
         return {tap: view.tensors[tap].clone() for tap in self.probe.taps}
 
-    def add(self, reading, groups):
+    def add(self, reading, groups, first):
         for tap, x in reading.items():
             self.__dict__.setdefault("kept", defaultdict(list))[tap].append(x.numpy())
 
