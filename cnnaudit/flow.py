@@ -20,6 +20,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from tabulate import tabulate
 
 from cnnaudit.errors import CnnAuditError, MetricError, UndecidedError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import torch
     from torch import nn
 
     from cnnaudit.plan import Check, Plan
@@ -192,6 +192,9 @@ class Flow:
         whole = probe.statistic(probe, self.plan.groups)
         for part in parts:
             whole.merge(part)
+        if probe.clustered:
+            # A source may have images in several slices; it is one all the same.
+            whole.tally["sources"] = torch.stack([part.tally["sources"] for part in parts]).amax(0)
         return whole
 
     @cached_property

@@ -108,7 +108,9 @@ def decide(
         alpha = (1 - spec.sampling.confidence) * look.spent
         level = _Level(alpha, alpha / places, spec.sampling.confidence, look)
         found = [
-            stand.get((rule.id, v.check.site.path, str(v.check.site.op), v.slice)) or _check(v, classes, level)
+            # What is broken later was never sound.
+            (not v.broken and stand.get((rule.id, v.check.site.path, str(v.check.site.op), v.slice)))
+            or _check(v, classes, level)
             for v in views
         ]
         found += [_absent(rule, message) for absent, message in plan.absent if absent is rule]
@@ -139,6 +141,11 @@ class _View:
     statistic: Statistic | None
     slice: str = ""
 
+    @property
+    def broken(self) -> bool:
+        """Whether images gave NaN or Inf."""
+        return self.statistic is not None and self.statistic.nonfinite > 0
+
 
 @dataclass(frozen=True)
 class _Level:
@@ -166,8 +173,9 @@ def _views(check: Check, statistics: Mapping[Probe, Statistic], values: Mapping[
     if probe is None or not probe.by:
         yield _View(check, None if probe is None else statistics[probe])
         return
-    for code, value in enumerate(values[probe.by]):
-        yield _View(check, statistics.get(replace(probe, slice=code)), f"{probe.by}={value}")
+    for value, code in sorted((value, code) for code, value in enumerate(values[probe.by])):
+        shown = value if value.isprintable() and value.strip() else repr(value)
+        yield _View(check, statistics.get(replace(probe, slice=code)), f"{probe.by}={shown}")
 
 
 def _facts(rule: Rule) -> dict[str, Any]:
@@ -220,33 +228,13 @@ def _check(view: _View, classes: int, level: _Level) -> Verdict:
         "site": check.site.path,
         "slice": view.slice,
         "look": level.look.number,
+        "n_images": statistic.n_images if statistic else 0,
+        "n_sources": statistic.n_sources if statistic and statistic.probe.clustered else 0,
     }
-    if check.probe is None:
-        return Verdict(**facts, outcome=Outcome.NOT_APPLICABLE, detail=f"Not measured: {check.reason}.")
-    if check.on_dataset and not level.look.last:
-        return Verdict(**facts, outcome=Outcome.UNDECIDED, detail="The images are not all read yet.")
-    wanted = check.rule.by.min_images if check.rule.by else 1
-    n = facts["n_images"] = statistic.n_images if statistic else 0
-    if statistic is None or n < wanted:
-        return Verdict(
-            **facts,
-            outcome=Outcome.UNDECIDED,
-            n_needed=wanted,
-            detail=f"The rule wants at least {wanted:,} images of a slice.",
-            advice=f"Audit at least {wanted:,} images with {view.slice}, or lower the rule's min_images.",
-        )
-    if statistic.probe.clustered:
-        facts["n_sources"] = statistic.n_sources
     fewest = check.images(classes, level.alpha)
-    if fewest > statistic.n_sources and not level.look.last:
-        return Verdict(**facts, outcome=Outcome.UNDECIDED, n_needed=fewest, detail="More images are to come.")
-    if statistic.nonfinite:
-        return Verdict(
-            **facts,
-            outcome=Outcome.ERROR,
-            detail=f"{statistic.nonfinite} of {n} images give NaN or Inf here.",
-            advice="Find the first site that does: look for overflow, division by zero, or broken weights and images.",
-        )
+    unjudged = _unjudged(view, fewest, level.look)
+    if statistic is None or unjudged:
+        return Verdict(**facts, **unjudged)
     try:
         evidence = _evidence(check, statistic, fewest)
     except CnnAuditError:
@@ -259,6 +247,31 @@ def _check(view: _View, classes: int, level: _Level) -> Verdict:
             advice="Report it together with the site's line of `cnnaudit check --dry-run`.",
         )
     return _verdict(check, evidence, facts, level)
+
+
+def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
+    """Why nothing is judged here, or not at this look; empty where it is."""
+    check, statistic = view.check, view.statistic
+    if check.probe is None:
+        return {"outcome": Outcome.NOT_APPLICABLE, "detail": f"Not measured: {check.reason}."}
+    if statistic is not None and view.broken:
+        return {
+            "outcome": Outcome.ERROR,
+            "detail": f"{statistic.nonfinite} of {statistic.n_images} images give NaN or Inf here.",
+            "advice": "Find the first site that does: look for overflow, division by zero, or broken weights and "
+            "images.",
+        }
+    wanted = check.rule.by.min_images if check.rule.by else 1
+    if statistic is None or statistic.n_images < wanted:
+        return {
+            "outcome": Outcome.UNDECIDED,
+            "n_needed": wanted,
+            "detail": f"The rule wants at least {wanted:,} images of a slice.",
+            "advice": f"Audit at least {wanted:,} images with {view.slice}, or lower the rule's min_images.",
+        }
+    if not look.last and (check.on_dataset or fewest > statistic.n_sources):
+        return {"outcome": Outcome.UNDECIDED, "detail": "More images are to come."}
+    return {}
 
 
 def _evidence(check: Check, statistic: Statistic, fewest: int) -> _Evidence:
@@ -291,11 +304,15 @@ def _mean(estimate: Uncertain, missing: int) -> Uncertain:
     if not missing:
         return mean
     k = len(estimate.value)
+    if k < 2:
+        return Normal(mean.value, np.array([math.inf]))
     # The side that no limit has cut tells the mean's own error.
     low, high = mean.interval(0.95)
-    own = np.maximum(mean.value - low, high - mean.value) / 1.959964
-    sample = estimate.value.var(ddof=1) / k * missing / (k + missing) if k > 1 else math.inf
-    return Normal(mean.value, np.sqrt(own**2 + sample))
+    own = (np.maximum(mean.value - low, high - mean.value) / 1.959964) ** 2
+    sample = estimate.value.var(ddof=1) / k * missing / (k + missing)
+    # Satterthwaite: of k kernels k - 1 tell how much kernels differ.
+    dof = (k - 1) * float(((own + sample) / sample)[0]) ** 2 if sample > 0 else math.inf
+    return Normal(mean.value, np.sqrt(own + sample), dof)
 
 
 @dataclass(frozen=True)
@@ -346,9 +363,9 @@ def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _L
     listed = decision.order[: min(_SHOWN, max(1, failing + open_units))]
     needed = 0
     if decision.outcome is Outcome.UNDECIDED:
-        needed = _samples_needed(check.rule, evidence, decision, bound, facts.get("n_sources") or facts["n_images"])
+        needed = _samples_needed(check.rule, evidence, decision, bound, facts["n_sources"] or facts["n_images"])
     ends = float(low[shown]), float(high[shown])
-    samples = "sources" if "n_sources" in facts else "images"
+    samples = "sources" if facts["n_sources"] else "images"
     told = f"{needed:,} {samples}" + (f" with {facts['slice']}" if facts["slice"] else "")
     detail, advice = _words(
         check, evidence, decision, interval=ends, bound=(side, bound), samples=samples, needed=told if needed else ""
@@ -438,8 +455,9 @@ def _words(
         instead = f", or {evidence.gate.instead}" if evidence.gate.instead else ""
         return f"Too few {samples} to judge: {evidence.gate.reason}.", f"Audit at least {needed}{instead}."
     if math.isnan(evidence.estimate.value[decision.shown]):
+        few = " or fewer than two classes have enough images" if check.metric.labels else ""
         return (
-            "The value is 0 / 0 for some units: nothing varies there, so nothing can be lost or contributed.",
+            f"The value is 0 / 0 for some units: nothing varies there{few}.",
             "See activity.dead there; exempt units that are meant to be silent: judge every unit with a `share:`.",
         )
     if not math.isfinite(low + high):
@@ -457,5 +475,7 @@ def _words(
     if not low <= bound[1] <= high:
         units = len(evidence.estimate.value)
         means = f"Alone this interval would clear the bound; the worst of {units} units could do so by chance."
-    onwards = "The value lies on the bound, where no number of images decides: move the bound."
+    onwards = "No number of images can be told that would decide: audit more, or move the bound."
+    if evidence.estimate.value[decision.shown] == bound[1] != 0:
+        onwards = "The value lies on the bound, where no number of images decides: move the bound."
     return means, f"Audit about {needed}, or move the bound away from the value." if needed else onwards

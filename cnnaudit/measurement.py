@@ -5,13 +5,12 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 
 from cnnaudit.errors import MetricError
 from cnnaudit.judge import estimate
-from cnnaudit.load import Block
+from cnnaudit.load import Block, source_id
 from cnnaudit.metrics import Metric, registry, vocabulary
 from cnnaudit.plan import GROUPS
 from cnnaudit.site import Op, Site, Tap
@@ -79,13 +78,13 @@ def measure(
     probe = Probe(metric.reads, site, metric.taps, metric.options(params), clustered=sources is not None)
     count = len(data[0])
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    ranks = torch.argsort(order) if sources is None else _ranks(sources, count, seed)
-    groups = min(GROUPS, int(ranks.max()) + 1)
-    folding = Folding([probe], groups)
+    own = torch.argsort(order) if sources is None else _sources(sources, count)
+    groups = GROUPS if sources is not None else min(GROUPS, count)
+    folding = Folding([probe], groups, seed)
     for number, ids in enumerate(torch.split(order, block)):
         taps = {tap: x[ids.to(x.device)] for tap, x in zip(metric.taps, data, strict=True)}
         labelled = None if y is None else y[ids.to(y.device)]
-        folding.start(Block(number, data[0], labelled, ids, ranks[ids]))
+        folding.start(Block(number, data[0], labelled, ids, own[ids]))
         folding.take(probe, View(taps, ids.to(data[0].device), labelled, seed))
     folding.settle()
     statistic = folding.statistics[probe]
@@ -198,14 +197,12 @@ def _params(metric: Metric, data: list[Tensor], given: dict[str, Any], levels: i
         raise MetricError(f"{metric.name}: {where}: {problem['msg']}; it knows {known}") from error
 
 
-def _ranks(sources: Any, count: int, seed: int) -> Tensor:
-    """Rank of each image's source in a seeded order of the sources."""
-    given = np.asarray(sources)
-    if given.shape != (count,) or given.dtype.kind not in "iuUb":
-        raise MetricError(f"sources are {count} whole numbers or texts, one an image; not {given.dtype} {given.shape}")
-    names, codes = np.unique(given, return_inverse=True)
-    rank = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    return rank[torch.from_numpy(codes)]
+def _sources(sources: Any, count: int) -> Tensor:
+    """Numbers that stand for the images' sources."""
+    given = sources.tolist() if hasattr(sources, "tolist") else list(sources)
+    if len(given) != count or not all(isinstance(value, (int, str)) for value in given):
+        raise MetricError(f"sources are {count} whole numbers or texts, one an image")
+    return torch.tensor([source_id(value) for value in given])
 
 
 def _labels(metric: Metric, labels: Tensor | None, data: Tensor) -> Tensor | None:

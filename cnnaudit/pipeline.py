@@ -138,9 +138,8 @@ def prepare(
         classes=classes,
         labelled=images.labelled,
         n_images=count,
-        n_sources=images.n_sources,
         clustered=images.clustered,
-        values=images.values,
+        values=images.values if images.all_values else {},
     )
     # In an order that the data decides, the first half need not be like the second.
     looks = schedule(count if images.order == "seeded" else None, block=sampling.block, at_most=sampling.looks)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUPS", "Check", "Plan", "make_plan", "near_misses", "selects"]
 
 GROUPS = 64
+_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,6 @@ def make_plan(
     classes: int,
     labelled: bool,
     n_images: int | None,
-    n_sources: int | None = None,
     clustered: bool = False,
     values: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Plan:
@@ -90,9 +90,8 @@ def make_plan(
         classes: Number of classes.
         labelled: Whether the data has labels.
         n_images: Number of images that will be read, None where that is unknown.
-        n_sources: Number of sources that they come from, None where that is unknown.
         clustered: Whether several images may come from one source.
-        values: Values of the columns that rules slice by, as far as they are known.
+        values: Values of the columns that rules slice by, of the columns where all are known.
 
     Raises:
         MetricError: a rule needs labels and the data has none, or memory does not reach for one kernel.
@@ -114,8 +113,7 @@ def make_plan(
         if not selected:
             absent.append((rule, near_misses(rule, metric, sites)))
         checks += [_check(rule, metric, site, clustered=clustered) for site in selected]
-    sources = n_sources if clustered else n_images
-    groups = GROUPS if sources is None else max(1, min(GROUPS, sources))
+    groups = GROUPS if clustered or n_images is None else max(1, min(GROUPS, n_images))
     held = _Held(groups, classes, values)
     checks = _fit(checks, held, spec.sampling.max_memory, spec.sampling.seed)
     probes = tuple(dict.fromkeys(check.probe for check in checks if check.probe is not None))
@@ -130,6 +128,8 @@ def selects(rule: Rule, metric: Metric, site: Site) -> bool:
 
 def _check(rule: Rule, metric: Metric, site: Site, *, clustered: bool) -> Check:
     reason = metric.applies(site, rule.field, rule.params)
+    if metric.labels and rule.by and rule.by.column == "labels":
+        reason = "it compares classes, and a slice by labels has only one"
     if reason is not None:
         return Check(rule, metric, site, None, reason)
     by = rule.by.column if rule.by else ""
@@ -161,7 +161,11 @@ class _Held:
 
     def bytes(self, probes: Iterable[Probe]) -> int:
         sizes = ((p, p.statistic.size(p, self.groups, self.classes)) for p in probes)
-        return sum(size * max(1, len(self.values.get(p.by, ()))) for p, size in sizes)
+        return sum(size * self.slices(p) for p, size in sizes)
+
+    def slices(self, probe: Probe) -> int:
+        """Statistics that a probe will have; where only reading tells, as many as most columns have values."""
+        return len(self.values.get(probe.by, range(_VALUES))) if probe.by else 1
 
 
 def _fit(checks: list[Check], held: _Held, budget: int, seed: int) -> list[Check]:

@@ -399,9 +399,12 @@ def test_the_mean_of_sampled_kernels_has_the_error_of_the_sample():
     rule = at_least(reduce="mean")
     values = np.array([1.0, 3.0, 5.0, 7.0])
     verdict = judge_one(rule, Normal(values, np.full(4, 0.5)), site_units=10, kernels=(1, 4, 5, 8))
-    error = math.sqrt(0.5**2 + values.var(ddof=1) / 4 * (1 - 4 / 10))
+    sample = values.var(ddof=1) / 4 * (1 - 4 / 10)
+    whole = 0.5**2 + sample
     assert verdict.value == 4
-    assert verdict.high == pytest.approx(4 + 1.959964 * error)
+    # Four kernels tell with three degrees of freedom how much kernels differ (Satterthwaite).
+    dof = 3 * (whole / sample) ** 2
+    assert verdict.high == pytest.approx(4 + stats.t.ppf(0.975, dof) * math.sqrt(whole))
     assert verdict.units.undecided == 0
     every = judge_one(rule, Normal(values, np.full(4, 0.5)))
     assert every.high == pytest.approx(4 + 1.959964 * 0.5)

@@ -84,24 +84,31 @@ def test_groups(n_images, groups):
     assert plan_of([rule("activity", "dead", max=0.0)], SITES, n_images=n_images).groups == groups
 
 
-@pytest.mark.parametrize(("n_sources", "groups"), [(1, 1), (20, 20), (500, 64), (None, 64)])
-def test_groups_of_sources(n_sources, groups):
-    rules = [rule("activity", "dead", max=0.0)]
-    plan = plan_of(rules, SITES, n_images=5000, data={"clustered": True, "n_sources": n_sources})
-    assert plan.groups == groups
+def test_sources_are_dealt_to_as_many_groups_as_there_are():
+    plan = plan_of([rule("activity", "dead", max=0.0)], SITES, n_images=20, data={"clustered": True})
+    assert plan.groups == 64
     assert all(probe.clustered for probe in plan.probes)
 
 
 def test_sources_and_slices_take_memory():
     rules = [rule("class_information", min=0.0)]
-    plain, sources = (
-        plan_of(rules, SITES, n_images=5000, data={"clustered": c, "n_sources": 640}) for c in (False, True)
-    )
+    plain, sources = (plan_of(rules, SITES, n_images=5000, data={"clustered": c}) for c in (False, True))
     assert sources.bytes == 64 * plain.bytes
     sliced = [rule("class_information", min=0.0, by=Slices("scanner", 100))]
     known = {"values": {"scanner": ["a", "b", "c"]}}
     assert plan_of(sliced, SITES, n_images=5000, data=known).bytes == 3 * plain.bytes
+    assert plan_of(sliced, SITES, n_images=5000).bytes == 8 * plain.bytes  # where only reading tells
     assert plan_of(sliced, SITES, n_images=5000).probes[0].by == "scanner"
+
+
+def test_classes_are_not_compared_in_slices_of_one_class():
+    rules = [
+        rule("class_information", min=0.0, by=Slices("labels", 100), at=("layer1.conv",)),
+        rule("activity", "dead", max=0.0, by=Slices("labels", 100), at=("layer1.conv",)),
+    ]
+    classes, dead = plan_of(rules, SITES).checks
+    assert classes.reason == "it compares classes, and a slice by labels has only one"
+    assert dead.probe.by == "labels"
 
 
 def test_rule_that_selects_nothing_names_near_misses():

@@ -14,7 +14,7 @@ import cnnaudit
 from cnnaudit.errors import GraphError
 from cnnaudit.graph import capture
 from cnnaudit.load import Block
-from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic
+from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic, deal
 from cnnaudit.stream import Variant, sweep
 from cnnaudit.stream.runner import Runner
 
@@ -203,21 +203,26 @@ def test_every_forward_pass_is_of_the_same_number_of_images(graph, monkeypatch):
     assert seen == [(16, 2, 8, 8)] * 3
 
 
-def test_an_image_belongs_to_the_group_of_its_source(graph):
+def dealt(count, groups, *, ranked=True):
+    return deal(torch.arange(count), groups, 0, ranked=ranked)
+
+
+def test_an_image_belongs_to_the_group_that_it_was_dealt_to(graph):
     probe = Probe(Keep, graph.site("#conv.1"), ("response",))
     found = swept(graph, [probe], images(45), size=8, groups=4)[probe]
-    assert found.row_groups == [i % 4 for i in range(45)]
-    assert found.images.tolist() == [12, 11, 11, 11]
+    assert found.row_groups == dealt(45, 4).tolist()
+    assert sorted(found.images.tolist()) == [11, 11, 11, 12]
 
 
 def test_images_of_one_source_are_in_one_group_and_counted_once(graph):
-    probe = Probe(Keep, graph.site("#conv.1"), ("response",))
+    probe = Probe(Keep, graph.site("#conv.1"), ("response",), clustered=True)
     sources = torch.tensor([5, 0, 5, 1, 1, 2, 5, 0, 0, 4])
     blocks = [dataclasses.replace(b, sources=sources[b.ids]) for b in as_blocks(images(10), 4)]
     (found,) = sweep(graph, [probe], blocks, groups=3, size=4, seed=0)
-    assert found[probe].row_groups == (sources % 3).tolist()
-    assert found[probe].images.tolist() == [3, 3, 4]
-    assert found[probe].tally["sources"].tolist() == [1, 2, 2]
+    groups = deal(sources, 3, 0, ranked=False)
+    assert found[probe].row_groups == groups.tolist()
+    assert found[probe].images.tolist() == groups.bincount(minlength=3).tolist()
+    assert found[probe].n_sources == 5
 
 
 def test_each_value_of_a_column_has_a_statistic_of_its_own_on_the_same_grid(net, graph):
@@ -250,7 +255,7 @@ def test_every_group_counts_its_own_images_however_many_are_folded_at_once(net, 
     x = images(83)
     found = swept(graph, [probe], x, size=size, groups=groups)[probe]
     fires = (by_hand(net, x)["first.response"] > 0).flatten(2).any(2).long()
-    group = torch.arange(83) % groups
+    group = dealt(83, groups)
     assert found.images.tolist() == torch.bincount(group, minlength=groups).tolist()
     assert torch.equal(found.tally["active"], torch.stack([fires[group == g].sum(0) for g in range(groups)]))
 

@@ -106,7 +106,7 @@ def run(model, x, variants=(), probes=()):
     runner = Runner(capture(model, x), probes, variants)
     ids = torch.arange(len(x))
     block = Block(images=x, labels=None, ids=ids, number=0, sources=ids)
-    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, Folding(probes, 1)))
+    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, Folding(probes, 1, 0)))
     return runner, output
 
 

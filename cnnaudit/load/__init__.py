@@ -1,8 +1,8 @@
 """What a spec names -> a live model and blocks of images; the only place that imports user code or opens weights."""
 
 from cnnaudit.load.blocks import Block
-from cnnaudit.load.data import Images, open_images
+from cnnaudit.load.data import Images, open_images, source_id
 from cnnaudit.load.model import load_model
 from cnnaudit.load.trust import Trust
 
-__all__ = ["Block", "Images", "Trust", "load_model", "open_images"]
+__all__ = ["Block", "Images", "Trust", "load_model", "open_images", "source_id"]

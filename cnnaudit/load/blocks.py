@@ -22,7 +22,7 @@ class Batch:
     Attributes:
         images: Network input, shape (n, *image).
         labels: int64 of shape (n,), or None.
-        sources: Rank of each image's source, int64 of shape (n,); None where every image is its own source.
+        sources: Number that stands for each image's source, int64 of shape (n,); None where every image is its own.
         columns: Codes of each column's values, int64 of shape (n,).
     """
 
@@ -49,8 +49,8 @@ class Block:
         images: Network input, shape (n, *image).
         labels: int64 of shape (n,), or None.
         ids: Index of each image in the data, int64 of shape (n,).
-        sources: Rank of each image's source, int64 of shape (n,); where every image is its own source, the image's
-            place in the order.
+        sources: Number that stands for each image's source, int64 of shape (n,); where every image is its own source,
+            the image's place in the order.
         columns: Codes of the values of each column that rules slice by, int64 of shape (n,).
     """
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cnnaudit.load.trust import Trust
     from cnnaudit.spec.source import Source
 
-__all__ = ["Images", "open_images"]
+__all__ = ["Images", "open_images", "source_id"]
 
 _CHUNK = 64
 _END = object()
@@ -41,29 +41,28 @@ class Images(ABC):
         source: What the images come from, for reports.
         columns: The columns whose values are read beside images, labels and sources.
         count: Number of images, None where only reading tells.
-        n_sources: Number of sources in the whole data, None where only reading tells; without a column ``source``
-            every image is one.
         classes: Number of classes, None where only reading tells.
         labelled: True where the images have labels.
         clustered: True where a column ``source`` tells which images belong together.
+        all_values: True where every value of every column is known before an image is read.
         order: ``seeded`` for a random permutation, ``as given`` where the data decides.
         met: Classes of the images read so far.
         integers: True where the images come as whole numbers.
     """
 
     count: int | None
-    n_sources: int | None
     classes: int | None
     labelled: bool
     clustered: bool
     order: str
+    all_values = False
 
     def __init__(self, source: str, columns: Sequence[str]) -> None:
         self.source = source
         self.columns = tuple(dict.fromkeys(columns))
         self.met: set[int] = set()
         self.integers = False
-        self._codes: dict[str, dict[str, int]] = {name: {} for name in ("source", *self.columns)}
+        self._codes: dict[str, dict[str, int]] = {name: {} for name in self.columns}
         self._digests = hashlib.sha256(), hashlib.sha256()
         self._rows = hashlib.sha256(repr(sorted(self.columns)).encode())
         self._read = 0
@@ -125,7 +124,8 @@ class Images(ABC):
         if labels is not None and len(labels) != len(images):
             raise LoadError(f"{place}: {len(images)} images but {len(labels)} labels")
         coded = self._coded(named, place, len(images))
-        return Batch(images, labels, coded.get("source"), {name: coded[name] for name in self.columns})
+        sources = _sources(named, place, len(images)) if "source" in named else None
+        return Batch(images, labels, sources, coded)
 
     def _tensor(self, images: Any, place: str, *, single: bool = False) -> Tensor:
         x = _tensor(images, place, single=single)
@@ -133,16 +133,14 @@ class Images(ABC):
         return x if x.is_floating_point() else x.to(torch.float32)
 
     def _coded(self, named: Mapping[str, Any], place: str, count: int, *, ranked: bool = False) -> dict[str, Tensor]:
-        """Codes of the values of ``source`` and of every wanted column, int64 of shape (count,).
+        """Codes of the values of every wanted column, int64 of shape (count,).
 
         A value's code is its place among those that were met, or in their order where all are there to be ranked.
         """
         _require(self.columns, named, place)
         coded = {}
-        for name in [name for name in self._codes if name in named]:
-            values = _values(named[name], name, place)
-            if len(values) != count:
-                raise LoadError(f"{place}: {count} images but {len(values)} values in column {name}")
+        for name in self.columns:
+            values = _values(named[name], name, place, count)
             if ranked:
                 self._code(name, sorted(set(values), key=lambda value: (isinstance(value, str), value)))
             coded[name] = self._code(name, values)
@@ -151,7 +149,7 @@ class Images(ABC):
     def _code(self, name: str, values: Iterable[str | int]) -> Tensor:
         codes = self._codes[name]
         numbers = [codes.setdefault(str(value), len(codes)) for value in values]
-        if name in self.columns and len(codes) > _MOST_VALUES:
+        if len(codes) > _MOST_VALUES:
             raise LoadError(f"{self.source}: column {name} has more than {_MOST_VALUES} values: slice by one with few")
         return torch.tensor(numbers, dtype=torch.int64)
 
@@ -181,6 +179,8 @@ class Images(ABC):
 class _Arrays(Images):
     """Arrays that can be indexed."""
 
+    all_values = True
+
     def __init__(self, named: Mapping[str, Any], source: str, columns: Sequence[str]) -> None:
         super().__init__(source, columns)
         self.images, self.order = named["images"], "seeded"
@@ -195,11 +195,10 @@ class _Arrays(Images):
             raise LoadError(f"{source}: {count} images but {len(self.labels)} labels")
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
         self.coded = self._coded(named, source, count, ranked=True)
-        self.n_sources = len(self._codes["source"]) if self.clustered else count
+        self.sources = _sources(named, source, count) if self.clustered else None
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit]
-        ranks = _permutation(self.n_sources or 0, seed)[self.coded["source"]] if self.clustered else None
 
         def read() -> Iterator[Batch]:
             for i in range(0, len(order), _CHUNK):
@@ -208,7 +207,7 @@ class _Arrays(Images):
                 yield Batch(
                     self._tensor(chosen, self.source),
                     None if self.labels is None else self.labels[index],
-                    None if ranks is None else ranks[index],
+                    None if self.sources is None else self.sources[index],
                     {name: self.coded[name][index] for name in self.columns},
                 )
 
@@ -229,7 +228,6 @@ class _Samples(Images):
         named, place = self._sample(0)
         _require(self.columns, named, place)
         self.labelled, self.clustered = "labels" in named, "source" in named
-        self.n_sources = None if self.clustered else self.count
 
     def _sample(self, index: int) -> tuple[dict[str, Any], str]:
         place = f"{self.source}, image {index}"
@@ -247,7 +245,7 @@ class _Stream(Images):
 
     def __init__(self, batches: Iterable[Any], source: str, columns: Sequence[str]) -> None:
         super().__init__(source, columns)
-        self.order, self.count, self.n_sources, self.classes = "as given", None, None, None
+        self.order, self.count, self.classes = "as given", None, None
         iterator = _numbered(batches, source)
         place, first = next(iterator, (source, None))
         if first is None:
@@ -261,7 +259,9 @@ class _Stream(Images):
         def read() -> Iterator[Batch]:
             left = limit
             for place, given in self._rest:
-                batch = self._batch(_named(given, place), place)[:left]
+                # What lies beyond the limit is not looked at: its values are none of this audit's.
+                named = {name: _first(values, left) for name, values in _named(given, place).items()}
+                batch = self._batch(named, place)
                 yield batch
                 if left is not None:
                     left -= len(batch)
@@ -392,12 +392,25 @@ def _require(columns: Iterable[str], known: Iterable[str], place: str) -> None:
             raise LoadError(f"{place}: no column {name!r}, which a rule slices by{_near(name, others) or ';'} {told}")
 
 
+def _first(values: Any, count: int | None) -> Any:
+    return values[:count] if count is not None and hasattr(values, "__len__") else values
+
+
 def _near(name: str, options: Iterable[str], *, cutoff: float = 0.6) -> str:
     near = get_close_matches(name, list(options), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _values(given: Any, name: str, place: str) -> list[str | int]:
+def source_id(value: str | int) -> int:
+    """Return what stands for a source: the same number in all data, 64 bits of a hash of its name."""
+    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _sources(named: Mapping[str, Any], place: str, count: int) -> Tensor:
+    return torch.tensor([source_id(value) for value in _values(named["source"], "source", place, count)])
+
+
+def _values(given: Any, name: str, place: str, count: int) -> list[str | int]:
     """The values of a column; one that stands alone is one image's."""
     held = given.tolist() if hasattr(given, "tolist") else given
     held = held if isinstance(held, (list, tuple)) else [held]
@@ -408,6 +421,8 @@ def _values(given: Any, name: str, place: str) -> list[str | int]:
                 f"{place}: column {name} holds {str(value)[:40]}, a {type(value).__name__}: "
                 "a column holds text or whole numbers, one an image"
             )
+    if len(values) != count:
+        raise LoadError(f"{place}: {count} images but {len(values)} values in column {name}")
     return values
 
 

@@ -18,7 +18,7 @@ from cnnaudit.statistics.window_histogram import CELLS, cell_levels, default_lev
 if TYPE_CHECKING:
     from torch import Tensor
 
-Estimator = Literal["chao_shen", "grassberger", "miller_madow", "plugin"]
+Estimator = Literal["grassberger", "chao_shen", "miller_madow", "plugin"]
 _OPERATORS = ("max", "avg", "min", "stride")
 
 
@@ -96,6 +96,7 @@ _DENSER = ("The pool makes the map denser than the rule allows.", "Compare with 
     },
     interval="delete-a-group jackknife over images",
     cost="a row gather of the sampled windows and a joint histogram",
+    version=2,
     applies=_applies,
     gate=_gate,
     images=lambda need: 50,  # noqa: ARG005
@@ -106,7 +107,7 @@ def pool_entropy_loss(
     *,
     levels: Annotated[int, Param(ge=2, le=64)] | None = None,
     windows: Annotated[int, Param(ge=1)] = 64,
-    estimator: Estimator = "chao_shen",
+    estimator: Estimator = "grassberger",
 ) -> Mapping[str, Tensor]:
     """Entropy that a pooling operator loses in one window of one kernel, at a stated resolution.
 
@@ -122,8 +123,10 @@ def pool_entropy_loss(
     each kernel. The number of levels belongs to the value: other levels give other numbers, and a 3x3 window
     (2 levels) is not comparable with a 2x2 window (8 levels).
 
-    Estimator and bias. Chao-Shen; the plug-in would understate H(W) and so the loss. ``estimator: plugin`` is
-    for exact enumerations. The mean over kernels bounds the joint loss per kernel from above.
+    Estimator and bias. Grassberger; the plug-in would understate H(W) and so the loss. Chao-Shen takes what was not
+    met from every cell alike, also from the one of zeros that most windows of a sparse map fall into, and overstates
+    the relative loss there (by .06 of kernels that are active in 2 % of 500 images; Grassberger by -.007).
+    ``estimator: plugin`` is for exact enumerations. The mean over kernels bounds the joint loss per kernel from above.
 
     Interval. Delete-a-group jackknife over images: the windows of one image are not independent.
 
@@ -135,12 +138,12 @@ def pool_entropy_loss(
     if joint is None:
         raise ValueError("nothing was folded")
     edge, centre = counts.calibration["edges"], counts.calibration["centres"]
-    whole = entropy(joint, estimator)
+    whole = _entropy(joint, estimator)
     cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device)[None]
     # Only the average depends on the kernel: on what its levels stand for.
     own = {"avg": cells.expand(len(joint), -1, -1)}
     results = {name: pooled_level(own.get(name, cells), name, edge, centre) for name in _OPERATORS}
-    kept = {name: entropy(_regrouped(joint, result, counts.levels), estimator) for name, result in results.items()}
+    kept = {name: _entropy(_regrouped(joint, result, counts.levels), estimator) for name, result in results.items()}
     lost = {name: _difference(whole, h) for name, h in kept.items()}
     found = {
         "relative": lost[site.operator] / whole,
@@ -148,6 +151,11 @@ def pool_entropy_loss(
         "density_ratio": _density_ratio(counts, whole, estimator),
     }
     return found | {f"relative_{name}": loss / whole for name, loss in lost.items()}
+
+
+def _entropy(counts: Tensor, estimator: Estimator) -> Tensor:
+    """Entropy in bits, exactly 0 where all is in one cell: corrections do not know that."""
+    return torch.where((counts > 0).sum(1) > 1, entropy(counts, estimator).clamp(min=0), 0.0)
 
 
 def _regrouped(joint: Tensor, result: Tensor, levels: int) -> Tensor:
@@ -166,4 +174,4 @@ def _density_ratio(counts: WindowHistogram, like: Tensor, estimator: Estimator) 
     outputs, inputs = counts.counts("outputs"), counts.counts("inputs")
     if outputs is None or inputs is None:
         return torch.full_like(like, torch.nan)
-    return entropy(outputs, estimator) / entropy(inputs, estimator)
+    return _entropy(outputs, estimator) / _entropy(inputs, estimator)

@@ -36,7 +36,7 @@ def brief(report: Report, rule: str) -> str:
     concerned = sorted((v for v in mine if v.outcome is outcome), key=margin)
     worst = concerned[0]
     place = f"{report.spec['path']}:{worst.line}" if worst.line else report.spec["path"]
-    lines = [f"{place}: {rule} {_WORDS[outcome]}{_extent(concerned, mine)}"]
+    lines = [f"{place}: {rule} {_WORDS[outcome]}{_extent(concerned, mine, report)}"]
     if worst.why:
         lines += _wrapped("why   ", worst.why, 2)
     if worst.value is not None:
@@ -46,13 +46,13 @@ def brief(report: Report, rule: str) -> str:
     return "\n".join(lines)
 
 
-def _extent(concerned: list[Verdict], mine: list[Verdict]) -> str:
+def _extent(concerned: list[Verdict], mine: list[Verdict], report: Report) -> str:
     judged = [v for v in mine if v.site and v.outcome is not Outcome.NOT_APPLICABLE]
     if not judged:
         return ""
     places = "place" if concerned[0].slice else "site"
     told = f" at {len(concerned)} of {len(judged)} {places}{'s' * (len(judged) != 1)}"
-    told += f", {max(v.n_images for v in judged):,} images"
+    told += f", {report.data['n_images']:,} images"
     needed = max(v.n_needed for v in concerned)
     return told + (f" (about {needed:,} {'sources ' * bool(concerned[0].n_sources)}needed)" if needed else "")
 

@@ -90,7 +90,9 @@ def _several(value: Any) -> Any:
 
 def _column(value: str) -> str:
     if value == "images":
-        raise ValueError("images are what is sliced: by names another column, such as scanner, labels or source")
+        raise ValueError("images are what is sliced: by names another column, such as scanner or labels")
+    if value == "source":
+        raise ValueError("sources are the samples, and one sample tells nothing: slice by a column with few values")
     if re.fullmatch(_COLUMN, value) is None:
         words = "a column's name is made of letters, digits, '_', '.' and '-', and starts with a letter or '_'"
         raise ValueError(f"{words}, not {quoted(value)}")
@@ -139,7 +141,7 @@ class By(_Written):
     """Slices of the data that are judged one by one."""
 
     column: _Column = Field(
-        description="The data column that slices: one of the data's own, labels or source.", examples=["scanner"]
+        description="The data column that slices: one of the data's own, or labels.", examples=["scanner"]
     )
     min_images: int = Field(
         default=100, ge=1, description="Fewest images that a slice must have; one with fewer is undecided."
@@ -281,7 +283,7 @@ class Slices:
     """Slices of the data in each of which a rule must hold.
 
     Attributes:
-        column: The data column whose values they are; ``labels`` and ``source`` are columns too.
+        column: The data column whose values they are; ``labels`` is one too.
         min_images: Fewest images that a slice must have, at least 1; one with fewer is undecided.
     """
 

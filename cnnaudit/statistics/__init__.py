@@ -6,7 +6,7 @@ from cnnaudit.statistics.class_moments import ClassMoments, Moments, halved
 from cnnaudit.statistics.class_responses import ClassResponses
 from cnnaudit.statistics.classes import ClassHistogram
 from cnnaudit.statistics.pair import PairMoments
-from cnnaudit.statistics.sampling import sample_kernels, sample_positions
+from cnnaudit.statistics.sampling import deal, sample_kernels, sample_positions
 from cnnaudit.statistics.window_activity import WindowActivity
 from cnnaudit.statistics.window_histogram import WindowHistogram
 from cnnaudit.statistics.windows import Windows
@@ -24,6 +24,7 @@ __all__ = [
     "WindowActivity",
     "WindowHistogram",
     "Windows",
+    "deal",
     "halved",
     "sample_kernels",
     "sample_positions",

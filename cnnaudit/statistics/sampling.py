@@ -10,7 +10,7 @@ from cnnaudit.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["gather", "sample_kernels", "sample_positions"]
+__all__ = ["deal", "gather", "sample_kernels", "sample_positions"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -33,6 +33,28 @@ def _uniform(keys: Tensor) -> Tensor:
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
+
+
+def deal(sources: Tensor, groups: int, seed: int, *, ranked: bool) -> Tensor:
+    """Deal sources to groups.
+
+    Args:
+        sources: Numbers that stand for sources, int64 of shape (n,).
+        groups: Number of groups.
+        seed: Seed of the audit.
+        ranked: Whether the numbers are 0, 1, 2, ... in the order of the audit: then each run of as many sources as
+            there are groups is spread over all of them. Else a source's group is drawn by its number alone.
+
+    Returns:
+        The group of each source, int64 of shape (n,). Drawn, because sources may come in a regular order, which
+        labels or columns keep time with.
+    """
+    salt = _salt("groups", seed)
+    if not ranked:
+        return (_uniform(sources + salt) * groups).long()
+    runs, inside = torch.unique(sources // groups, return_inverse=True)
+    orders = _uniform(runs[:, None] * groups + torch.arange(groups) + salt).argsort(1)
+    return orders[inside, sources % groups]
 
 
 def sample_positions(images: Tensor, site: str, seed: int, positions: int, count: int) -> Tensor:

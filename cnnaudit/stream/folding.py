@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from cnnaudit.statistics import deal
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from cnnaudit.statistics.base import Reading
 
 __all__ = ["Folding"]
-
-_PATIENCE = 4  # times as many images wait for a grid where they come from few sources
 
 
 class _Rows(NamedTuple):
@@ -39,8 +39,9 @@ class Folding:
     on the same grid.
     """
 
-    def __init__(self, probes: Sequence[Probe], groups: int) -> None:
-        self.groups = groups
+    def __init__(self, probes: Sequence[Probe], groups: int, seed: int) -> None:
+        self.groups, self.seed = groups, seed
+        self.clustered = any(probe.clustered for probe in probes)
         self.statistics: dict[Probe, Statistic] = {}
         self._readers = {probe: probe.statistic(probe, groups) for probe in probes}
         self._open = {probe for probe in probes if probe.statistic.calibrates}
@@ -57,9 +58,7 @@ class Folding:
         waiting = self._waiting[probe]
         waiting.append((self._readers[probe].read(view), self._rows[probe.by]))
         if probe in self._open:
-            wanted = probe.statistic.calibrates
-            images, sources = (sum(map(count, waiting)) for count in (_images, _sources))
-            if sources >= wanted or images >= _PATIENCE * wanted:
+            if sum(len(rows.group) for _, rows in waiting) >= probe.statistic.calibrates:
                 self._fold(probe)
         elif len(waiting) >= probe.statistic.together:
             self._fold(probe)
@@ -71,20 +70,20 @@ class Folding:
                 self._fold(probe)
 
     def _described(self, block: Block, by: str) -> _Rows:
-        met = self._met[by]
         codes = block.columns[by] if by else torch.zeros_like(block.sources)
-        first = []
-        for key in zip(codes.tolist(), block.sources.tolist(), strict=True):
-            first.append(int(key not in met))
-            met.add(key)
-        device = block.images.device
-        return _Rows(*(x.to(device) for x in (block.sources % self.groups, torch.tensor(first), codes)))
+        group = deal(block.sources, self.groups, self.seed, ranked=not self.clustered)
+        first = torch.ones_like(codes)
+        if self.clustered:
+            met = self._met[by]
+            for row, key in enumerate(zip(codes.tolist(), block.sources.tolist(), strict=True)):
+                first[row] = int(key not in met)
+                met.add(key)
+        return _Rows(*(x.to(block.images.device) for x in (group, first, codes)))
 
     def _fold(self, probe: Probe) -> None:
         reader, waiting = self._readers[probe], self._waiting[probe]
         if probe in self._open:
-            # One image of each source: many of one would make its values look common.
-            reader.calibrate([{n: x[rows.first == 1] for n, x in reading.items()} for reading, rows in waiting])
+            reader.calibrate([reading for reading, _ in waiting])
             self._open.remove(probe)
         for i in range(0, len(waiting), reader.together):
             readings, blocks = zip(*waiting[i : i + reader.together], strict=True)
@@ -106,14 +105,6 @@ class Folding:
             statistic.calibration = self._readers[replace(probe, slice=None)].calibration
             self.statistics[probe] = statistic
         return self.statistics[probe]
-
-
-def _images(waiting: tuple[Reading, _Rows]) -> int:
-    return len(waiting[1].first)
-
-
-def _sources(waiting: tuple[Reading, _Rows]) -> int:
-    return int(waiting[1].first.sum())
 
 
 def _joined(readings: Sequence[Reading]) -> Reading:

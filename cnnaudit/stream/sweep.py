@@ -1,8 +1,8 @@
 """One pass over the data: every tensor that a probe reads is folded while it is alive.
 
 The unit of the forward pass is a block of a fixed number of images, whatever the loader's batch size; a last,
-shorter block is filled up and the filling never folded. An image belongs to the group of its source's rank modulo
-the number of groups. The readings of the first images are kept until the grids are fixed, then folded in order, so
+shorter block is filled up and the filling never folded. An image belongs to the group that its source was dealt
+to. The readings of the first images are kept until the grids are fixed, then folded in order, so
 calibration costs no second pass. Variants of the run are computed from the cached values of the base run.
 """
 
@@ -61,7 +61,7 @@ def sweep(
     Raises:
         GraphError: the graph computes something else than the reference.
     """
-    fold = Folding(probes, groups)
+    fold = Folding(probes, groups, seed)
     runner = Runner(graph, probes, variants)
     read = 0
     for block in blocks:

@@ -24,7 +24,7 @@ from reference.networks import Network, Plan, Tape, Value
 import cnnaudit
 from cnnaudit import pipeline
 from cnnaudit.site import Op
-from cnnaudit.statistics import Probe, Statistic
+from cnnaudit.statistics import Probe, Statistic, deal
 from cnnaudit.stream import sweep
 
 EXACT = 1e-9
@@ -193,7 +193,7 @@ def run(plan: Plan) -> Run:
         kept,
         ids,
         labels.numpy()[ids],
-        np.arange(plan.images) % groups,
+        deal(torch.arange(plan.images), groups, plan.options["seed"], ranked=True).numpy(),
         groups,
     )
 
@@ -313,6 +313,8 @@ def _responses(done, probe, statistic, group, groups, tally):
     rows = naive.class_counts(response, 2 * done.labels + half, edges)
     sure = [k for k, c in enumerate(close) if not c]
     tally.integers(("ClassResponses", probe.site.path, "counts"), statistic.tally["counts"][sure], rows[sure])
+    sources = np.bincount(2 * done.labels + half)
+    tally.integers(("ClassResponses", probe.site.path, "class_sources"), statistic.tally["class_sources"], sources)
     rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2), (0, 0)))
     # A level is a tie of true zeros where zero lies in it and the next number does not.
     zero, above = (naive.level(v, edges.T) for v in (0.0, np.finfo(np.float64).tiny))

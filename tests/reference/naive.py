@@ -196,9 +196,9 @@ def class_counts(response, labels, edges):
 
 
 def class_moments(response, labels, half):
-    """ClassMoments: images, sums and sums of squares; row 2 c + h is class c in half h."""
+    """ClassMoments: images, sources, sums and sums of squares; row 2 c + h is class c in half h."""
     rows = 2 * labels + half
-    images = np.concatenate([np.ones((len(response), 1)), response, response**2], 1)
+    images = np.concatenate([np.ones((len(response), 2)), response, response**2], 1)
     return np.array([images[rows == row].sum(0) for row in range(rows.max() + 1)])
 
 
@@ -351,17 +351,28 @@ def expected_information(rows, columns):
     return math.fsum(total)
 
 
+def grassberger(counts):
+    """Grassberger's entropy by his recurrence.
+
+    G(1) = -gamma - ln 2, G(2) = G(1) + 2, G(2m + 1) = G(2m), G(2m + 2) = G(2m) + 2 / (2m + 1).
+    """
+    n = sum(int(v) for v in counts)
+    even = [2 - np.euler_gamma - math.log(2)]
+    while 2 * len(even) < n:
+        even.append(even[-1] + 2 / (2 * len(even) + 1))
+    g = [math.nan, even[0] - 2, *(even[k // 2 - 1] for k in range(2, n + 1))]
+    return (math.log(n) - math.fsum(v * g[v] for v in map(int, counts) if v) / n) / math.log(2)
+
+
 def class_information(counts, *, estimator="corrected"):
     """class_information from counts of shape (kernels, classes, bins): one value a kernel."""
     found = defaultdict(list)
     for table in counts:
-        n = table.sum()
         rows, columns = [int(v) for v in table.sum(1)], [int(v) for v in table.sum(0)]
         plugin = entropy(rows) + entropy(columns) - entropy(table.ravel())
         value = chance = plugin
         if estimator != "plugin":
-            cells, r, c = (np.count_nonzero(part) for part in (table, rows, columns))
-            value = max(0.0, plugin - (cells - r - c + 1) / (2 * n * math.log(2)))
+            value = max(0.0, grassberger(rows) + grassberger(columns) - grassberger(table.ravel()))
             chance = plugin - expected_information(rows, columns)
         h = entropy(rows)
         most = min(h, math.log2(table.shape[1]))

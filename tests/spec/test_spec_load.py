@@ -127,7 +127,7 @@ def test_memory(read, written, number):
         ("by: {column: scanner, min_images: 1}", "", Slices("scanner", 1)),
         ("by: {column: scanner, min_images: 1}", ", by: scanner", Slices("scanner", 100)),
         ("by: {column: scanner, min_images: 1}", ", by: {column: _a.b-2, min_images: 7}", Slices("_a.b-2", 7)),
-        ("by: source", ", by: labels", Slices("labels", 100)),
+        ("by: site", ", by: labels", Slices("labels", 100)),
         ("by: scanner", ", by: false", None),
     ],
 )
@@ -229,7 +229,8 @@ def test_mistakes_at_the_top(problems, text, message):
         ("by: 7", f"4:5: {BY}"),
         ("by: false", f"4:5: {BY}"),
         ("by: [scanner]", f"4:5: {BY}"),
-        ("by: images", "4:5: images are what is sliced: by names another column, such as scanner, labels or source"),
+        ("by: source", "4:5: sources are the samples, and one sample tells nothing: slice by a column with few values"),
+        ("by: images", "4:5: images are what is sliced: by names another column, such as scanner or labels"),
         ("by: 2nd", f"4:5: {NAME}, not '2nd'"),
         ("by: {column: a b}", f"4:14: {NAME}, not 'a b'"),
         ("by: {min_images: 9}", "4:5: the key 'column' is missing"),
@@ -303,7 +304,7 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ("{metric: activity, max: 0, by: ''}", f"3:36: {NAME}, not ''"),
         (
             "{metric: activity, max: 0, by: {column: images}}",
-            "3:45: images are what is sliced: by names another column, such as scanner, labels or source",
+            "3:45: images are what is sliced: by names another column, such as scanner or labels",
         ),
         ("{metric: activity, max: 0, by: {column: a, colum: b}}", "3:48: unknown key 'colum'; did you mean 'column'?"),
         ("{metric: activity, max: 0, by: {column: 3}}", "3:45: column must be text, not the number 3"),

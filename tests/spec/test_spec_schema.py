@@ -27,7 +27,7 @@ GOOD = [
     file(by="scanner", sampling={"looks": 1}),
     file(by={"column": "labels", "min_images": 1}, rules=[{"metric": "activity", "max": 0, "by": False}]),
     rule(by="_a.b-2"),
-    rule(by={"column": "source"}),
+    rule(by={"column": "site"}),
     file(rules=[{"metric": "activity.apoz", "max": 1, "estimand": "dataset"}]),
     file(rules=[{"metric": "projection", "max": 1, "params": {"rank": 1, "span": [1, 2], "scale": 0.5}}]),
 ]

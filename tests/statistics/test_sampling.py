@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cnnaudit.statistics import sample_kernels, sample_positions
+from cnnaudit.statistics import deal, sample_kernels, sample_positions
 from cnnaudit.statistics.sampling import _uniform, gather
 
 # 1 in 100,000 of sound samplers fails such a test; the seeds are fixed, so it either always does or never.
@@ -113,3 +113,32 @@ def test_gather_picks_flattened_positions(shape, channels_last):
     assert got.shape == (shape[0], 9, shape[1])
     for image, row in itertools.product(range(shape[0]), range(9)):
         assert got[image, row].tolist() == x[image].flatten(1)[:, index[image, row]].tolist()
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 3, 64])
+def test_every_run_of_ranked_sources_is_spread_over_all_groups(groups):
+    dealt = deal(torch.arange(groups * 5), groups, 7, ranked=True)
+    for run in dealt.split(groups):
+        assert sorted(run.tolist()) == list(range(groups))
+
+
+def test_a_group_is_drawn_so_that_nothing_keeps_time_with_it():
+    dealt = deal(torch.arange(6400), 64, 0, ranked=True)
+    for period in (2, 10, 64):
+        for phase in range(period):
+            found = dealt[phase::period].bincount(minlength=64)
+            assert (found > 0).sum() > 40
+        assert abs(float((dealt[::period] % 2).double().mean()) - 0.5) < 0.2
+
+
+def test_a_source_is_dealt_by_its_number_and_the_seed_alone():
+    sources = torch.tensor([2**62, -5, 17, 2**62, 0])
+    dealt = deal(sources, 64, 3, ranked=False)
+    assert dealt[0] == dealt[3]
+    assert torch.equal(deal(sources.flip(0), 64, 3, ranked=False), dealt.flip(0))
+    assert not torch.equal(deal(sources, 64, 4, ranked=False), dealt)
+    many = deal(torch.arange(64_000), 64, 0, ranked=False).bincount(minlength=64)
+    assert 850 < int(many.min()) <= int(many.max()) < 1150
