@@ -67,17 +67,18 @@ class Selected(Uncertain):
 
     Where one class clearly is the best, the two agree. Else the cross-fitted one is too low on average, because each
     half may choose another class than the best, and the plug-in one is too high; so the lower end of the interval
-    stands on the first and the upper end on the second.
+    stands on the first and the upper end on the second, or on the first where that reaches higher: halves of unequal
+    size count alike in the one and not in the other.
 
-    Where nothing is to be found and one class happens to be best on both halves, both err upwards together. The
-    cross-fitted value is then as high as the plug-in one, and its p-value too small by up to the number of classes.
-    It is never higher, so Bonferroni over the classes is valid for "no class exceeds chance". No bound from chance on
-    is cleared before that is refuted.
+    Where nothing is to be found and one class happens to be best on both halves, both err upwards together, and the
+    cross-fitted p-value is too small by up to the number of classes: its value is that class's own mean over the
+    halves. Where the halves choose two classes, each is measured where it was not the best. So Bonferroni over the
+    classes is valid for "no class exceeds chance". No bound from chance on is cleared before that is refuted.
 
     Attributes:
         value: Estimates to be shown, shape (m,).
         crossfit: The estimate that the lower end stands on.
-        plugin: The estimate that the upper end stands on.
+        plugin: The estimate that the upper end stands on, too.
         choices: Classes that there were to choose from.
         chance: Value of every class where nothing is to be found.
     """
@@ -89,23 +90,23 @@ class Selected(Uncertain):
     chance: float
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
-        low, _ = self.crossfit.interval(confidence)
+        low, top = self.crossfit.interval(confidence)
         sure, _ = self.crossfit.interval(1 - (1 - confidence) / self.choices)
         low = np.where(sure > self.chance, low, np.minimum(low, self.chance))
         _, high = self.plugin.interval(confidence)
-        return np.minimum(low, self.value), np.maximum(high, self.value)
+        return np.minimum(low, self.value), np.maximum(np.maximum(high, top), self.value)
 
     def p_at_most(self, bound: float) -> Array:
         return self._nested(self.crossfit.p_at_most, bound)
 
     def p_at_least(self, bound: float) -> Array:
-        return self.plugin.p_at_least(bound)
+        return np.maximum(self.plugin.p_at_least(bound), self.crossfit.p_at_least(bound))
 
     def p_below(self, bound: float) -> Array:
         return self._nested(self.crossfit.p_below, bound)
 
     def p_above(self, bound: float) -> Array:
-        return self.plugin.p_above(bound)
+        return np.maximum(self.plugin.p_above(bound), self.crossfit.p_above(bound))
 
     def _nested(self, p: Callable[[float], Array], bound: float) -> Array:
         """p-value of the hypothesis at a bound, not below that of chance where chance is a part of it."""

@@ -117,7 +117,8 @@ class TestCertainty:
     def test_information_stays_below_what_the_classes_have(self):
         y = torch.arange(200) % 4
         found = cnnaudit.measure("class_information.normalised", y[:, None], labels=y, levels=4)
-        assert (found.value, found.high) == (1, 1)
+        assert found.value == pytest.approx(1, abs=1e-4)  # Grassberger's estimate of four cells of 50
+        assert found.value <= found.high == 1
 
     def test_nothing_judged_is_not_passed(self):
         rule = {"metric": "branch_variance_share", "min": 0, "if_absent": "skip"}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.intervals.exact import Exact
 
-__all__ = ["Array", "Restated", "Uncertain", "jackknife_error"]
+__all__ = ["Array", "Restated", "Uncertain", "effective_units", "jackknife_error"]
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -139,3 +139,23 @@ def jackknife_error(value: Array, replicates: Array | Sequence[Array], sizes: Ar
         centre = ((1 - share)[:, None] * moved).sum(axis=0) / (groups - 1)
         variance = ((moved - centre) ** 2).sum(axis=0) * (groups - 1) / groups
     return np.sqrt(variance), float(sizes.sum() ** 2 / (sizes**2).sum() - 1)
+
+
+def effective_units(units: Array | NDArray[np.int64] | int, sizes: Array, sources: int) -> NDArray[np.int64]:
+    """Return how many of some units count where a few sources hold many of the images.
+
+    Kish's effective number of sources, n^2 / sum of m_s^2, is estimated from the sizes of the groups that sources were
+    dealt to at random: sum of n_g^2 is on average sum of m_s^2 + (n^2 - sum of m_s^2) / G. It is n where all sources
+    are of one size, up to the chance of dealing, which is cut at n.
+
+    Args:
+        units: Numbers of sources, or of those that matter.
+        sizes: Number of images in each group, shape (G,).
+        sources: Number of all sources.
+    """
+    groups = len(sizes)
+    if groups > 1:
+        held = ((sizes / sizes.sum()) ** 2).sum()
+        alone = max((held - 1 / groups) / (1 - 1 / groups), 1 / sources)
+        units = np.minimum(units, sources) / (alone * sources)
+    return np.maximum(np.floor(np.minimum(units, sources) + 1e-9), 1).astype(np.int64)

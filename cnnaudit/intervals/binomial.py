@@ -23,8 +23,8 @@ class Binomial(Restated):
     """Proportions with the exact interval of Clopper & Pearson, Biometrika 26 (1934).
 
     Attributes:
-        successes: Number of images with the property, shape (m,).
-        trials: Number of images.
+        successes: Number of samples (images, or sources) with the property, shape (m,).
+        trials: Number of samples.
     """
 
     successes: Array
@@ -36,12 +36,12 @@ class Binomial(Restated):
 
     @property
     def claim(self) -> BoundedMean:
-        """The mean of the images' zeros and ones, whose effective sample size is the number of images."""
+        """The mean of the samples' zeros and ones, whose effective sample size is their number."""
         value = self.value
         return BoundedMean(value, np.sqrt(value * (1 - value) / max(self.trials - 1, 1)), self.trials)
 
     def mean(self) -> BoundedMean:
         return self.claim.mean()
 
-    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> BoundedMean:
-        return self.claim.regrouped([part.claim for part in parts], sizes, units)
+    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
+        return self  # its trials are sources already

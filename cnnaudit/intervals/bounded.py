@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from scipy import special
 
-from cnnaudit.intervals.base import Uncertain, jackknife_error
+from cnnaudit.intervals.base import Uncertain, effective_units, jackknife_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,8 @@ class BoundedMean(Uncertain):
     - Finite degrees of freedom act on the level: a tail is replaced by the normal tail at Student's quantile. Away
       from the limits that is Student's interval, like their factor on n*, but it gives p-values in closed form.
     - Units that all agree on mu have no error, and still a share s of all units may differ and have been missed with
-      probability (1 - s)^units. That moves the mean at most to mu (1 - s) or 1 - (1 - mu)(1 - s).
+      probability (1 - s)^units. That moves the mean at most to mu (1 - s) or 1 - (1 - mu)(1 - s). Where sources
+      differ in size, those count that there would be if they were of one size (:func:`effective_units`).
 
     It trusts the variance of the values that were met. Very rare large deviations beside common small ones are
     covered by no interval of this kind; confidence sequences do that, at their price.
@@ -122,4 +123,4 @@ class BoundedMean(Uncertain):
 
     def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> BoundedMean:
         error, dof = jackknife_error(self.value, [part.value for part in parts], sizes)
-        return replace(self, error=error, units=np.minimum(self.units, units), dof=dof)
+        return replace(self, error=error, units=effective_units(self.units, sizes, units), dof=dof)

@@ -30,12 +30,14 @@ class Normal(Uncertain):
         error: Their standard errors, shape (m,).
         dof: Degrees of freedom of Student's t; infinite for the normal limit.
         limits: Range that the quantity cannot leave; intervals are cut there.
+        least: What an error may not fall below where the error by source replaces it, shape (m,) or one for all.
     """
 
     value: Array
     error: Array
     dof: float = math.inf
     limits: tuple[float, float] = (-math.inf, math.inf)
+    least: Array | float = 0.0
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
         p = (1 + confidence) / 2
@@ -69,8 +71,9 @@ class Normal(Uncertain):
 
     def mean(self) -> Self:
         # Without the units' covariances only perfect correlation is safe: sd(mean) <= mean(sd).
-        return replace(self, value=np.atleast_1d(self.value.mean()), error=np.atleast_1d(self.error.mean()))
+        value, error, least = (np.atleast_1d(np.mean(x)) for x in (self.value, self.error, self.least))
+        return replace(self, value=value, error=error, least=least)
 
     def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
         error, dof = jackknife_error(self.value, [part.value for part in parts], sizes)
-        return replace(self, error=error, dof=dof)
+        return replace(self, error=np.maximum(error, self.least), dof=dof)

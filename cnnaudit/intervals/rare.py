@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -26,19 +26,23 @@ class RareEvent(Uncertain):
     About the images that were read the claim is the sharper one: it never happened.
 
     Attributes:
-        proportion: How often it happens, a binomial or, where sources hold several images, a bounded mean.
+        proportion: How often it happens, as a share of samples (images, or sources) that are independent.
         rate: In (0, 1).
+        at_least: Where that share is known only between two numbers: the smaller one, ``proportion`` being the larger.
+            Rare is then what surely is by the larger, and not rare what surely is not by the smaller.
     """
 
     proportion: Uncertain
     rate: float
+    at_least: Uncertain | None = None
 
     @property
     def value(self) -> Array:  # type: ignore[override]  # an Uncertain's value may be derived
         return (self.proportion.value < self.rate).astype(float)
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
-        low, high = self.proportion.interval(confidence)
+        low, _ = (self.at_least or self.proportion).interval(confidence)
+        _, high = self.proportion.interval(confidence)
         return (high < self.rate).astype(float), (low < self.rate).astype(float)
 
     def on_dataset(self) -> Exact:
@@ -65,14 +69,14 @@ class RareEvent(Uncertain):
             return np.ones_like(self.value)
         if zero:
             return self.proportion.p_at_least(self.rate)
-        return self.proportion.p_at_most(self.rate) if one else np.zeros_like(self.value)
+        return (self.at_least or self.proportion).p_at_most(self.rate) if one else np.zeros_like(self.value)
 
     def mean(self) -> Uncertain:
         # The share of rare units lies between the shares of units that surely are and that may be.
         return _RareShare(self)
 
-    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:
-        return replace(self, proportion=self.proportion.regrouped([part.proportion for part in parts], sizes, units))
+    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
+        return self  # its samples are sources already
 
 
 @dataclass(frozen=True)
@@ -117,5 +121,5 @@ class _RareShare(Uncertain):
     def mean(self) -> Uncertain:
         return self
 
-    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> _RareShare:
-        return _RareShare(self.events.regrouped([part.events for part in parts], sizes, units))
+    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
+        return self

@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Binomial, BoundedMean, Normal, RareEvent, Uncertain, linearised_ratio
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ActivityTally
+
+_FEWEST = 100
+_CARRYING = 50
 
 
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
@@ -23,7 +27,7 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
 def _images(need: Need) -> int:
     if need.field == "dead":
         return math.ceil(math.log(need.alpha) / math.log1p(-float(need.params["rate"])))
-    return 100
+    return _FEWEST
 
 
 @metric(
@@ -74,6 +78,7 @@ def _images(need: Need) -> int:
     },
     interval="dead: exact binomial; apoz: Korn-Graubard; dormant: linearised ratio over images",
     cost="two whole-map reductions",
+    version=2,
     applies=_applies,
     images=_images,
 )
@@ -86,7 +91,8 @@ def activity(
 
     - ``dead``: 1 where A is exactly zero at every position of every image, else 0. This is a claim about the
       images that were read. With ``estimand: population`` it is the claim that fewer than ``rate`` of all
-      images activate the kernel, which 299 silent images decide for one kernel at 95 % and rate .01.
+      sources (patients, videos; images, where each is a source of its own) have an image that activates the kernel,
+      which 299 silent sources decide for one kernel at 95 % and rate .01.
     - ``apoz``: P(A = 0) over images and positions (average percentage of zeros; arXiv 1607.03250).
     - ``dormant``: E|A| of the kernel over the mean of E|A| in its layer (arXiv 2302.12902, which calls a kernel
       dormant at or below .025; a convention from reinforcement learning).
@@ -96,19 +102,29 @@ def activity(
     Estimator and bias. All read every position of every image. ``dead`` and ``apoz`` are unbiased; ``dormant`` is a
     ratio of means, biased by O(1 / images).
 
-    Interval. ``dead`` (population): exact binomial on the images that activate the kernel. ``apoz``: binomial at the
-    effective sample size of the images' fractions (Korn & Graubard 1998), which is normal except near 0 and 1.
-    ``dormant``: linearised ratio over images, normal.
+    Interval. ``dead`` (population): exact binomial on the sources that activate the kernel. Where a source has several
+    images, their number is known between that of sources whose first image does and that of all images that do (at
+    most all sources); the upper end stands on the second, and so does the value. ``apoz``: binomial at the effective
+    sample size of the images' fractions (Korn & Graubard 1998), which is normal except near 0 and 1. ``dormant``:
+    linearised ratio over images, normal. Where fewer than 50 images carry the kernel's strength a, k = (sum a)^2 /
+    sum a^2 times sources / images, they tell too small an error: it is at least 1 + 1 / sqrt(k) times as large, and
+    2 / sources, about what a kernel may have that responds like the layer's mean, but too rarely to be met.
 
-    Pitfalls. A kernel silent on these images may fire on others. Zeros mean something only where an
-    activation makes exact zeros (ReLU, ReLU6); elsewhere ``dead`` and ``apoz`` do not apply.
+    Pitfalls. Gate: 100 sources, for ``dead`` those 299. A kernel silent on these images may fire on others. Zeros mean
+    something only where an activation makes exact zeros (ReLU, ReLU6); elsewhere ``dead`` and ``apoz`` do not apply.
     """
-    n, positions = tally.n_images, tally.positions
+    n, samples, positions = tally.n_images, tally.n_sources, tally.positions
     sums = ("active", "zeros", "zeros2", "a", "a2", "a_mean", "mean", "mean2")
     active, z, zz, a, aa, ab, b, bb = (numbers(tally.total(name)) for name in sums)
     apoz = linearised_ratio(z, n * positions, aa=zz, ab=z * positions, bb=n * positions**2, n=n)
+    ratio, error = linearised_ratio(a, b, aa=aa, ab=ab, bb=bb, n=n)
+    # Of the images of one source no more than their share of all sources is sure to be independent.
+    carrying = np.divide(a**2, aa, out=np.zeros_like(a), where=aa > 0) * samples / n
+    wider = np.maximum(error * (1 + 1 / np.sqrt(np.maximum(carrying, 1))), 2 / samples)
+    least = np.where(carrying < _CARRYING * (1 - 1e-6), wider, 0)
+    few = Binomial(np.maximum(active > 0, numbers(tally.first_active)), samples)
     return {
-        "dead": RareEvent(Binomial(active, n), rate),
+        "dead": RareEvent(Binomial(np.minimum(active, samples), samples), rate, few),
         "apoz": BoundedMean(*apoz, n),
-        "dormant": Normal(*linearised_ratio(a, b, aa=aa, ab=ab, bb=bb, n=n), limits=(0.0, math.inf)),
+        "dormant": Normal(ratio, np.maximum(error, least), limits=(0.0, math.inf), least=least),
     }

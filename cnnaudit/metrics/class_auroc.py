@@ -30,14 +30,18 @@ def _images(need: Need) -> int:
 
 def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
     found = _detect(responses, lowest=field == "anti").crossfit
-    few, coarse = found.positives < _FEWEST, (found.bracket > _BRACKET) & (int(params["bins"]) < _BINS)
-    n = responses.n_sources
+    bins, n = int(params["bins"]), responses.n_sources
+    few, coarse = found.positives < _FEWEST, (found.bracket > _BRACKET) & (bins < _BINS)
     needed = np.where(few, np.ceil(_FEWEST * n / np.maximum(found.positives, 1)), np.where(coarse, n, 0))
     if few.any():
-        reason = f"a chosen class has {found.positives.min():.0f} images, and {_FEWEST} are needed"
+        samples = "sources" if responses.probe.clustered else "images"
+        reason = f"a chosen class has {found.positives.min():.0f} {samples}, and {_FEWEST} are needed"
         return Gate(needed.astype(np.int64), reason)
-    reason = f"the levels are too coarse: ties in them leave ±{found.bracket.max():.3f} open, {_BRACKET} is allowed"
-    return Gate(needed.astype(np.int64), reason, f"as many with params: {{bins: {_BINS}}}")
+    reason = (
+        f"{bins} levels are too coarse whatever their number: ties leave ±{found.bracket.max():.3f} open, "
+        f"and {_BRACKET} is allowed"
+    )
+    return Gate(needed.astype(np.int64), reason, f"rather the same ones with params: {{bins: {_BINS}}}")
 
 
 _LITTLE = (
@@ -48,7 +52,10 @@ _MUCH = (
     "Kernels that tell one class from the rest better than the rule allows.",
     "Look for a shortcut: a mark, border or scanner in the images that gives the class away.",
 )
-_COARSE = ("Many images of different classes share a level.", "Raise `bins`.")
+_COARSE = (
+    "Many images of different classes share a level.",
+    f"Raise `bins` where it is below {_BINS}; with {_BINS} intervals are as wide as that allows.",
+)
 
 
 @metric(
@@ -88,13 +95,14 @@ def class_auroc(
     levels, which the values may not have, move the AUROC by at most ``resolution``.
 
     Interval. DeLong, DeLong & Clarke-Pearson (1988) on each half given the class that the other half chose; variances
-    add. Near 1 it is that of a bounded mean with as many units as the class has images. The lower end stands on the
+    add. Near 1 it is that of a bounded mean with as many units as the class has sources. The lower end stands on the
     cross-fitted value less ``resolution``, the upper on the plug-in one plus that, so neither bias decides by itself.
     It reaches .5 until chance is refuted with Bonferroni over the classes: in noise both halves err together where
     they happen to choose the same class. Where several images come from one source, errors are delete-a-group
     jackknifes over sources, large where a group changes the choice.
 
-    Pitfalls. Gate: 30 images of the chosen class, and ``resolution`` at most .005 where more bins are to be had.
+    Pitfalls. Gate: 30 sources of the chosen class (images, where each is a source of its own; a source of several
+    classes counts for one of them), and ``resolution`` at most .005 where more bins are to be had.
     Classes with fewer than two images in a half cannot be chosen; with none left, or one class alone, there is no
     value. Blind to a kernel that responds to several classes alike: see class_information. A high AUROC of a rare
     class may still come with many false alarms: precision depends on its share. Increasing transformations of the
@@ -115,7 +123,7 @@ class _Auroc(NamedTuple):
     Attributes:
         value, error, units: See BoundedMean.
         bracket: How far ties within levels may move the value.
-        positives: Images of the chosen class.
+        positives: Sources of the chosen class.
     """
 
     value: Array
@@ -144,19 +152,22 @@ def _detect(responses: ClassResponses, *, lowest: bool = False) -> _Detector:
     # A few kernels at a time: the tables of a whole layer can take gigabytes in double precision.
     step = max(1, _CELLS // responses.counts[0].numel())
     tables = zip(torch.split(responses.counts, step), torch.split(responses.atoms, step), strict=True)
+    sources = halved(responses.class_sources.double(), 0)
     found: list[tuple[_Auroc, _Auroc]] = []
     for counts, atoms in tables:
         halves, exact = (x.flip([-1] if lowest else []) for x in (halved(counts.double(), 1), atoms))
-        found.append((_auroc(halves, exact), _auroc(halves.sum(0, keepdim=True), exact)))
+        parts = (halves, sources), (halves.sum(0, keepdim=True), sources.sum(0, keepdim=True))
+        found.append((_auroc(*parts[0], exact), _auroc(*parts[1], exact)))
     crossfit, plugin = (_Auroc(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True))
     return _Detector(crossfit, plugin, max(1, len(eligible(halves[:, 0].sum(-1)))))
 
 
-def _auroc(parts: Tensor, atoms: Tensor) -> _Auroc:
+def _auroc(parts: Tensor, sources: Tensor, atoms: Tensor) -> _Auroc:
     """Mean AUROC over parts of the images, each of the class that the other part chooses.
 
     Args:
         parts: Counts, float64 of shape (parts, kernels, classes, levels).
+        sources: Sources that they come from, float64 of shape (parts, classes).
         atoms: Levels in which ties are ties, shape (kernels, levels).
     """
     everyone = parts.sum(2)
@@ -170,14 +181,16 @@ def _auroc(parts: Tensor, atoms: Tensor) -> _Auroc:
     rank = everyone.cumsum(-1) - everyone / 2
     u = torch.einsum("hkcb,hkb->hkc", classes, rank) - n**2 / 2
     score = u / (n * (everyone.sum(-1, keepdim=True) - n))
-    positive = pick(classes, choose(score))
+    choice = choose(score)
+    positive = pick(classes, choice)
+    samples = pick(sources[:, None, kept].expand_as(score), choice)
     negative = everyone - positive
     ties = (positive * negative * ~atoms).sum(-1) / (positive.sum(-1) * negative.sum(-1)) / 2
     halves = delong(numbers(positive), numbers(negative))
     return _Auroc(
         halves.value.mean(0),
         np.sqrt((halves.error**2).sum(0)) / len(parts),
-        np.sum(halves.units, axis=0),
+        numbers(torch.minimum(samples, sources.sum(1, keepdim=True) - samples).clamp(min=1).sum(0)),
         numbers(ties.mean(0)),
-        numbers(positive.sum((0, 2))),
+        numbers(samples.sum(0)),
     )

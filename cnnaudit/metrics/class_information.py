@@ -25,6 +25,8 @@ def _images(need: Need) -> int:
 
 
 _CELLS = 2**22
+_RESIDUE = 0.144  # max over x > 0 of x E1(2 x) / P(Poisson(x) <= 1), in nats: see Estimator and bias
+_MORE = 4  # images (Agresti & Coull, American Statistician 52, 1998)
 
 _LITTLE = (
     "Kernels that respond alike to all classes: by themselves they say next to nothing about the label.",
@@ -49,8 +51,9 @@ _MUCH = (
             "fraction", "information over the most that bins and classes allow", "higher", _LITTLE, _MUCH
         ),
     },
-    interval="influence function over images; lower end less expected information, upper end Miller-Madow",
+    interval="jackknife over images in closed form; lower end less the bias that rare cells may leave",
     cost="one whole-map mean, shared",
+    version=2,
     labels=True,
     images=_images,
 )
@@ -70,70 +73,118 @@ def class_information(
     Unit and range. Bits in [0, min(log2 occupied bins, H(Y))]. ``uncertainty_coefficient`` is I / H(Y) (Theil),
     ``normalised`` is I / min(log2 bins, H(Y)): with 1,000 classes and 8 bins the first cannot exceed .30.
 
-    Estimator and bias. The plug-in is high by about (bins - 1)(classes - 1) / (2 N ln 2). ``information``
-    subtracts the Miller-Madow form over occupied cells, which still leaves too much where cells are thin;
-    ``chance_adjusted`` subtracts the expected information of tables with the same margins (Vinh, Epps & Bailey
-    2010), which is right near 0 and takes too much far from it. The truth lies between the two.
-    ``estimator: plugin`` subtracts nothing; it is meant for exact enumerations.
+    Estimator and bias. The plug-in is high by about (bins - 1)(classes - 1) / (2 N ln 2). ``information`` takes
+    Grassberger's entropies (arXiv physics/0307138). Of a cell in which x images are expected they miss x E1(2 x)
+    nats / N, at least 0 and at most .141 nats / N, so the value is still a little high where cells are thin. The
+    lower end subtracts .144 nats / N for each cell of at most one image, on average more than is missed at any x.
+    ``chance_adjusted`` is the plug-in less the expected information of tables with the same margins (Vinh, Epps &
+    Bailey 2010), which is right near 0 and takes too much far from it.
+    ``estimator: plugin`` subtracts nothing and adds nothing; it is meant for exact enumerations.
 
-    Interval. Standard error from the influence function log2 p(r,y) / (p(r) p(y)) over images. The lower end
-    stands on ``chance_adjusted``, the upper on ``information``, so neither correction decides by itself. A
-    bound of 0 (more information than none) is decided by a G test against independence with the chance mean.
-    Where several images come from one source, errors are delete-a-group jackknifes over sources, and the corrections
-    and the G test take the number of images over their design effect (Rao & Scott 1981) for the sample size.
+    Interval. Standard error of the plug-in from leaving out each image, in closed form; four more images, spread as
+    chance would, keep it from 0 where all agree. Near 0 information is quadratic in the dependence: the variance of
+    a chi-square, dof / 2 (N ln 2)^2, is added, and both ends lie z^2 / (2 N ln 2) further out, which is what an
+    interval for the root of the information gains above; below it is there for skewness. A bound of 0 (more
+    information than none) is decided by a G test against independence with the chance mean.
+    In 1,568 simulated kinds of table at the gate and above (2 to 1,000 classes, equal or geometric from 50 to 1; 4 to
+    16 bins; levels graded, rare, of one class each or random; I of .02 to 2.2 bits) with the bound at the truth and
+    alpha = .05, false PASS and false FAIL are at most .07; but false PASS .09 at 20 images a class, 4 bins, 100 classes
+    that each have a level of their own. Two-sided 95 % intervals of 2 or 10 classes cover .94
+    or more, and nearly always where cells are thin or I is near 0.
+
+    Sources. Where several images come from one source, errors are delete-a-group jackknifes of the plug-in over
+    sources, or the above with so many images as are independent where that is larger; the chance mean is
+    multiplied by the design effect of independence (Rao & Scott 1981, 1984), and the value is less the
+    second-order bias that related images add.
 
     Pitfalls. Gate: 5 * bins * classes images. A kernel can matter together with others and say nothing alone.
     """
+    if histogram.lacks_a_group:
+        return _plugin(histogram)
     # A few kernels at a time: the tables of a whole layer can take gigabytes in double precision.
     step = max(1, _CELLS // histogram.counts[0].numel())
-    tables = zip(torch.split(histogram.counts, step), torch.split(histogram.design_effect, step), strict=True)
-    parts = [_information(counts.double(), effect, estimator) for counts, effect in tables]
-    value, floor, error, h_y, most, p_zero = (torch.cat(column) for column in zip(*parts, strict=True))
+    effects = torch.stack([histogram.design_effect, histogram.class_effect, histogram.excess_bias])
+    tables = zip(torch.split(histogram.counts, step), torch.split(effects, step, 1), strict=True)
+    parts = [_information(counts.double(), effects, estimator) for counts, effects in tables]
+    value, floor, error, bend, adjusted, h_y, most, p_zero = (torch.cat(x) for x in zip(*parts, strict=True))
 
     def shifted(scale: Tensor) -> Shifted:
-        low, high, err = (numbers(x / scale) for x in (torch.minimum(floor, value), value, error))
+        low, high, err, more = (numbers(x / scale) for x in (torch.minimum(floor, value), value, error, bend))
         limits = (0.0, float((most / scale).nan_to_num().max()))
-        return Shifted(high, err, limits=limits, floor=low, p_zero=numbers(p_zero))
+        return Shifted(high, err, limits=limits, least=err, floor=low, bend=more, p_zero=numbers(p_zero))
 
     return {
         "information": shifted(torch.ones_like(h_y)),
-        "chance_adjusted": Normal(numbers(floor), numbers(error)),
+        "chance_adjusted": Normal(numbers(adjusted), numbers(error), least=numbers(error)),
         "uncertainty_coefficient": shifted(h_y),
         "normalised": shifted(most),
     }
 
 
-def _information(counts: Tensor, effect: Tensor, estimator: str) -> tuple[Tensor, ...]:
-    """Value, floor, standard error, H(Y), the most possible and the p-value of 0, each of shape (kernels,)."""
+def _plugin(histogram: ClassHistogram) -> Mapping[str, Uncertain]:
+    """Return values without correction, error or test: a jackknife asks how they vary, and a correction hardly does."""
+    counts = histogram.counts.double()
+    plugin, h_y, most = mutual_information(counts), *_most(counts)
+    none = numbers(torch.zeros_like(plugin))
+    adjusted = {"chance_adjusted": Normal(numbers(plugin), none)}
+    scales = {"information": torch.ones_like(h_y), "uncertainty_coefficient": h_y, "normalised": most}
+    return adjusted | {name: Shifted(numbers(plugin / scale), none) for name, scale in scales.items()}
+
+
+def _information(counts: Tensor, effects: Tensor, estimator: str) -> tuple[Tensor, ...]:
+    """Value, floor, error, bend, value less chance, H(Y), the most possible and p-value of 0, each (kernels,)."""
+    null_effect, effect, excess = effects
     n = counts.sum((-2, -1)).clamp(min=1)
-    plugin = mutual_information(counts)
     rows, columns = counts.sum(-1), counts.sum(-2)
-    error = torch.sqrt(_influence_variance(counts, rows, columns, n, plugin) / n)
-    samples = n / effect  # a bias is that of so many independent images
-    value = floor = plugin
-    if estimator != "plugin":
-        occupied = [(part > 0).sum(-1) for part in (counts.flatten(-2), rows, columns)]
-        value = (plugin - (occupied[0] - occupied[1] - occupied[2] + 1) / (2 * samples * math.log(2))).clamp(min=0)
-        floor = plugin - expected_mutual_information(counts) * effect
-    h_y = entropy(rows)
-    value = torch.where(h_y > 0, value, torch.nan)  # of one class nothing can be known
-    most = torch.minimum(h_y, torch.full_like(h_y, math.log2(counts.shape[-1])))
-    p_zero = _g_test(plugin, plugin - floor, rows, columns, samples)
-    return torch.minimum(value, most), floor, error, h_y, most, p_zero
+    h_y, most = _most(counts)
+    freedom = ((rows > 0).sum(-1) - 1) * ((columns > 0).sum(-1) - 1)
+    value = floor = adjusted = plugin = mutual_information(counts)
+    bend = torch.zeros_like(plugin)
+    if estimator == "plugin":
+        error = _error(counts, 0)
+    else:
+        nats = n * math.log(2) / effect
+        value = mutual_information(counts, "grassberger") - excess / (2 * n * math.log(2))
+        # A level that was not met may still be one; a class that was not met may not exist.
+        rare = ((rows > 0)[:, :, None] & (counts <= effect[:, None, None])).sum((-2, -1))
+        floor = value - _RESIDUE * rare / nats
+        adjusted = plugin - expected_mutual_information(counts) * null_effect
+        bend = (h_y > 0) / (2 * nats)
+        error = _error(counts / effect[:, None, None], _MORE)
+        error = torch.sqrt(error**2 + (h_y > 0) * freedom.clamp(min=1) / (2 * nats**2))
+    p_zero = _g_test(plugin, plugin - adjusted, freedom, n / null_effect)
+    # Of one class nothing can be known.
+    value = torch.where(h_y > 0, torch.minimum(value.clamp(min=0), most), torch.nan)
+    return value, floor, error, bend, adjusted, h_y, most, p_zero
 
 
-def _influence_variance(counts: Tensor, rows: Tensor, columns: Tensor, n: Tensor, plugin: Tensor) -> Tensor:
-    p = counts / n[:, None, None]
-    independent = (rows / n[:, None])[:, :, None] * (columns / n[:, None])[:, None, :]
-    gain = torch.where(counts > 0, torch.log2(p / independent.clamp(min=1e-300)), 0.0)
-    return ((p * gain**2).sum((-2, -1)) - plugin**2).clamp(min=0)
+def _most(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """H(Y), and the most that classes and bins can hold."""
+    h_y = entropy(counts.sum(-1))
+    return h_y, h_y.clamp(max=math.log2(counts.shape[-1]))
 
 
-def _g_test(plugin: Tensor, chance: Tensor, rows: Tensor, columns: Tensor, n: Tensor) -> Tensor:
+def _error(counts: Tensor, more: int) -> Tensor:
+    """Standard error of the plug-in: the delete-one jackknife in closed form."""
+    n = counts.sum((-2, -1), keepdim=True).clamp(min=1)
+    rows, columns = counts.sum(-1, keepdim=True), counts.sum(-2, keepdim=True)
+    gain = _last(counts) - _last(rows) - _last(columns)
+    weight = (counts + more * rows * columns / n**2) / (n + more)
+    mean = (weight * gain).sum((-2, -1), keepdim=True)
+    return torch.sqrt((weight * (gain - mean) ** 2).sum((-2, -1)) / n[:, 0, 0])
+
+
+def _last(counts: Tensor) -> Tensor:
+    """What the last image of a cell adds to n log2 n; in an empty cell what a first one would."""
+    m = counts.clamp(min=1)
+    added: Tensor = (torch.special.xlogy(m, m) - torch.special.xlogy(m - 1, m - 1)) / math.log(2)
+    return added
+
+
+def _g_test(plugin: Tensor, chance: Tensor, freedom: Tensor, n: Tensor) -> Tensor:
     """p-value of independence: 2 N ln2 I against chi-square, scaled to the mean that chance gives."""
-    dof = ((rows > 0).sum(-1) - 1) * ((columns > 0).sum(-1) - 1)
     g = 2 * n * math.log(2) * plugin
-    mean = torch.where(chance > 0, 2 * n * math.log(2) * chance, dof.double())
-    scaled = g * dof / mean.clamp(min=1e-300)
-    p = special.chdtrc(numbers(dof.clamp(min=1)), numbers(scaled))
-    return torch.where(dof > 0, torch.as_tensor(p, device=plugin.device), torch.ones_like(plugin))
+    mean = torch.where(chance > 0, 2 * n * math.log(2) * chance, freedom.double())
+    scaled = g * freedom / mean.clamp(min=1e-300)
+    p = special.chdtrc(numbers(freedom.clamp(min=1)), numbers(scaled))
+    return torch.where(freedom > 0, torch.as_tensor(p, device=plugin.device), torch.ones_like(plugin))

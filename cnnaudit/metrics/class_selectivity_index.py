@@ -29,16 +29,17 @@ def _images(need: Need) -> int:
 
 
 def _gate(moments: ClassMoments, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
-    n, total, squares = moments.halves
-    met = n.sum(0)
-    rarest = float(met[met > 0].min())
-    carrying = total.sum((0, 2)) ** 2 / squares.sum((0, 2))
+    n, sources, total, squares = (x.sum(0) for x in moments.halves)
+    rarest = float(sources[n > 0].min())
+    # Of the images of one source no more than their share of all sources is sure to be independent.
+    carrying = total.sum(1) ** 2 / squares.sum(1) * (moments.n_sources / moments.n_images)
     fewest = carrying.nan_to_num(math.inf).clamp(max=rarest)
-    needed = torch.where(fewest < _FEWEST, (_FEWEST * moments.n_sources / fewest).ceil(), 0)
+    needed = torch.where(fewest < _FEWEST, (_FEWEST * moments.n_sources / fewest.clamp(min=1)).ceil(), 0)
+    samples = "sources" if moments.probe.clustered else "images"
     reason = (
-        f"the rarest class has {rarest:.0f} images, and {_FEWEST} are needed of each"
+        f"the rarest class has {rarest:.0f} {samples}, and {_FEWEST} are needed of each"
         if rarest < _FEWEST
-        else f"fewer than {_FEWEST} images carry the response of some kernels"
+        else f"fewer than {_FEWEST} {samples} carry the response of some kernels"
     )
     return Gate(numbers(needed).astype(np.int64), reason)
 
@@ -87,19 +88,20 @@ def class_selectivity_index(moments: ClassMoments, site: Site) -> Mapping[str, U
     is the index of a class that one would choose from half of these images, and the best class may lie above.
 
     Interval. Delta method: classes are disjoint sets of images, so Var(mu_c) = s_c^2 / n_c, in each half; the error
-    is at least what one more image with the kernel's typical response could change. The lower end stands on
+    is at least what one more source with the kernel's typical response could change. The lower end stands on
     ``crossfit``, which is too low where the best class is in doubt, the upper on ``plugin``, which is too high there,
     so neither bias decides by itself. It reaches 0, and nothing is more selective than that, until chance is refuted
     with Bonferroni over the classes: in noise both halves err together where they happen to choose the same class.
     Where several images come from one source, errors are delete-a-group jackknifes over sources, large where a group
     changes the choice.
 
-    Pitfalls. Gate: 30 images of every class, and 30 that carry the response, (sum r)^2 / sum r^2. Classes with fewer
-    than two images in a half are left out; with fewer than two classes left, or no response at all in a half, there
-    is no value. Not defined where responses may be negative. A shift (a bias, a kernel that is always on) lowers it,
-    a positive scale does not change it. A kernel for two classes has a low index. It says little of a kernel's
-    importance: less selectivity left accuracy as it was (2003.01262). So no threshold is good by itself; rules compare
-    with a baseline.
+    Pitfalls. Gate: 30 sources of every class (images, where each is a source of its own; a source of several classes
+    counts for one of them), and 30 that carry the response, (sum r)^2 / sum r^2 over images times sources / images.
+    Classes with fewer than two images in a half are left out; with fewer than two classes left, or no response at all
+    in a half, there is no value. Not defined where responses may be negative. A shift (a bias, a kernel that is always
+    on) lowers it, a positive scale does not change it. A kernel for two classes has a low index. It says little of a
+    kernel's importance: less selectivity left accuracy as it was (2003.01262). So no threshold is good by itself; rules
+    compare with a baseline.
     """
     halves = moments.halves
     crossfit, classes = _selectivity(halves)
@@ -127,6 +129,6 @@ def _selectivity(parts: Moments) -> tuple[Normal, int]:
     index = torch.where((total.sum(-1) > 0).all(0), (best - rest).sum(0) / scale, torch.nan)
     pull = torch.where(chosen, (1 - index)[:, None], (-1 - index)[:, None] / others) / scale[:, None]
     typical = squares.sum((0, 2)) / total.sum((0, 2))  # the mean response, weighted by the response
-    one_more = (pull.abs() / n).amax((0, 2)) * typical
+    one_more = (pull.abs() / parts.sources[:, None, kept].clamp(min=1)).amax((0, 2)) * typical
     error = torch.maximum((pull**2 * variance).sum((0, 2)).sqrt(), one_more)
-    return Normal(numbers(index), numbers(error), limits=(-1.0, 1.0)), others + 1
+    return Normal(numbers(index), numbers(error), limits=(-1.0, 1.0), least=numbers(one_more)), others + 1

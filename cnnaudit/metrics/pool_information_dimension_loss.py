@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import BoundedMean, Uncertain, linearised_ratio
-from cnnaudit.metrics.base import Field, metric, numbers
+from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import WindowActivity, Windows
 from cnnaudit.statistics.window_activity import OPERATORS, tile
+
+_FEWEST = 50
 
 
 def _where(site: Site) -> bool:
@@ -28,6 +32,20 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if site.op is not Op.POOL and field != "loss":
         return "a convolution has no other pooling operator to compare with"
     return None
+
+
+def _images(need: Need) -> int:
+    return _FEWEST
+
+
+def _gate(tally: WindowActivity, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
+    read, n = numbers(tally.total("read")), tally.n_sources
+    with np.errstate(invalid="ignore"):
+        # Of the images of one source no more than their share of all sources is sure to be independent.
+        carrying = np.nan_to_num(read**2 / numbers(tally.total("read2")), nan=math.inf) * (n / tally.n_images)
+    needed = np.where(carrying < _FEWEST * (1 - 1e-6), np.ceil(_FEWEST * n / carrying), 0)
+    samples = "sources" if tally.probe.clustered else "images"
+    return Gate(needed.astype(np.int64), f"fewer than {_FEWEST} {samples} hold the active values of some units")
 
 
 _MUCH = (
@@ -53,7 +71,8 @@ _LITTLE = ("The windows are nearly empty: there is little that could be lost.", 
     cost="a row gather of the sampled windows",
     where=_where,
     applies=_applies,
-    images=lambda need: 50,  # noqa: ARG005
+    images=_images,
+    gate=_gate,
 )
 def pool_information_dimension_loss(
     tally: WindowActivity,
@@ -79,9 +98,11 @@ def pool_information_dimension_loss(
     Interval. Linearised ratio z_i = kept_i - (1 - loss) * read_i over images; binomial at its effective sample size
     (Korn & Graubard 1998), which is normal except near 0 and 1.
 
-    Pitfalls. Windows that touch padding are left out. It assumes that active values vary independently of each
-    other in the sense of having a joint density, and ignores the log2 k bits of where the maximum was. Where a
-    kernel is never active the ratio is 0 / 0 and undecided.
+    Pitfalls. Gate: 50 sources (images, where each is a source of its own), and 50 that hold the active values r that
+    were read, (sum r)^2 / sum r^2 over images times sources / images: a ratio that few images carry has an error that
+    few tell, and too small a one. Windows that touch padding are left out. It assumes that active values vary
+    independently of each other in the sense of having a joint density, and ignores the log2 k bits of where the maximum
+    was. Where a kernel is never active the ratio is 0 / 0 and undecided.
     """
     n = tally.n_images
     kept, kept2, both, read, read2 = (

@@ -22,14 +22,15 @@ class ActivityTally(Statistic):
     and the mean magnitude a; abar is the mean of a over the site's kernels.
 
     Tally (per group): ``active`` and sums of z and z**2 (int64), sums of a, a**2 and a * abar (float64), all of
-    shape (groups, kernels); sums of abar and abar**2 of shape (groups, 1).
+    shape (groups, kernels); sums of abar and abar**2 of shape (groups, 1). Where several images come from one source
+    also ``first_active``: of the images that are the first of their source, how many are active.
     """
 
     together = 16
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
-        return groups * (len(probe.units) * 6 + 2) * 8
+        return groups * (len(probe.units) * (6 + probe.clustered) + 2) * 8
 
     def read(self, view: View) -> Reading:
         name = self.probe.taps[0]
@@ -43,8 +44,11 @@ class ActivityTally(Statistic):
         occupied, a = reading["occupied"], reading["strength"].double()
         z = self.positions - occupied
         mean = a.mean(1, keepdim=True)
+        active = (occupied > 0).long()
+        if self.probe.clustered:
+            self._sum_up("first_active", active * first[:, None], groups)
         for name, amounts in (
-            *(("active", (occupied > 0).long()), ("zeros", z), ("zeros2", z * z)),
+            *(("active", active), ("zeros", z), ("zeros2", z * z)),
             *(("a", a), ("a2", a * a), ("a_mean", a * mean), ("mean", mean), ("mean2", mean * mean)),
         ):
             self._sum_up(name, amounts, groups)
@@ -52,6 +56,11 @@ class ActivityTally(Statistic):
     def total(self, name: str) -> Tensor:
         """Return one of the sums over all groups, float64."""
         return self.tally[name].sum(0).double()
+
+    @property
+    def first_active(self) -> Tensor:
+        """Sources whose first image activates the kernel, float64 of shape (kernels,)."""
+        return self.total("first_active" if self.probe.clustered else "active")
 
     @property
     def positions(self) -> int:

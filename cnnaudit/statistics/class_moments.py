@@ -35,11 +35,14 @@ class Moments(NamedTuple):
 
     Attributes:
         n: Images, float64 of shape (2, classes).
+        sources: Sources that they come from, of the same shape. A source whose images are of several classes counts
+            for the class of its first image only; too few is the safe side.
         total: Sums of responses, float64 of shape (2, kernels, classes).
         squares: Sums of their squares, of the same shape.
     """
 
     n: Tensor
+    sources: Tensor
     total: Tensor
     squares: Tensor
 
@@ -47,8 +50,9 @@ class Moments(NamedTuple):
 class ClassMoments(Statistic):
     """First two moments of the kernel's mean response over the map, by class and half of the sources.
 
-    Tally: ``moments``, float64 of shape (2 * classes, 1 + 2 * kernels): images, sums, sums of squares. Row 2 c + h is
-    class c in half h. Where several images come from one source it is (groups, 2 * classes, 1 + 2 * kernels).
+    Tally: ``moments``, float64 of shape (2 * classes, 2 + 2 * kernels): images, sources, sums, sums of squares. Row
+    2 c + h is class c in half h. Where several images come from one source it is (groups, 2 * classes, 2 + 2 *
+    kernels).
     """
 
     together = 16
@@ -57,7 +61,7 @@ class ClassMoments(Statistic):
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
-        return (groups if probe.clustered else 1) * 2 * classes * (1 + 2 * len(probe.units)) * 8
+        return (groups if probe.clustered else 1) * 2 * classes * (2 + 2 * len(probe.units)) * 8
 
     def read(self, view: View) -> Reading:
         if view.labels is None:
@@ -70,7 +74,7 @@ class ClassMoments(Statistic):
 
     def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         x = reading["response"].double()
-        rows = torch.cat([torch.ones_like(x[:, :1]), x, x * x], 1)
+        rows = torch.cat([torch.ones_like(x[:, :1]), first[:, None].double(), x, x * x], 1)
         place = split(reading["labels"], groups)
         moments = self._counter("moments", x, (0, rows.shape[1]), torch.float64)
         if moments.shape[-2] <= (last := int(place.max())):
@@ -88,8 +92,8 @@ class ClassMoments(Statistic):
         """What both halves hold."""
         moments = self.tally["moments"]
         both = halved(moments.sum(0) if self.probe.clustered else moments, 0).mT
-        kernels = both.shape[1] // 2
-        return Moments(both[:, 0], both[:, 1 : 1 + kernels], both[:, 1 + kernels :])
+        kernels = both.shape[1] // 2 - 1
+        return Moments(both[:, 0], both[:, 1], both[:, 2 : 2 + kernels], both[:, 2 + kernels :])
 
 
 def _widened(moments: Tensor, rows: int) -> Tensor:

@@ -86,20 +86,32 @@ class ClassHistogram(Statistic):
         return counts
 
     def _design_effect(self) -> Tensor:
-        """How many images count for one where images of a source resemble each other, float64 of shape (kernels,).
-
-        The variance of the cells' shares between groups over the one that independent images would have, both
-        summed over cells (first-order correction of Rao & Scott, JASA 76, 1981).
-        """
+        """Return three properties of each kernel and the images that told them, float64 of shape (kernels, 4)."""
         sizes = self.images.double()
         groups, n = int((sizes > 0).sum()), sizes.sum()
-        effects = []
+        share = (sizes / n)[:, None, None]
+
+        def between(x: Tensor, p: Tensor) -> Tensor:
+            """Variance between groups over that of as many independent images, summed over cells."""
+            x = x - share * x.sum(0)
+            return (x.square().sum(0) / p.clamp(min=1e-300)).sum() * groups / (max(groups - 1, 1) * n)
+
+        found = []
         for kernel in self.tally["counts"].unbind(1):
-            counts = kernel.double().flatten(1)
-            share = counts.sum(0) / n
-            between = (counts - sizes[:, None] * share).square().sum() * groups / max(groups - 1, 1)
-            effects.append(between / (n * (share * (1 - share)).sum()).clamp(min=1e-300))
-        return torch.stack(effects).clamp(min=1)
+            counts = kernel.double()
+            rows, columns = counts.sum(2, keepdim=True), counts.sum(1, keepdim=True)
+            p_row, p_column = rows.sum(0) / n, columns.sum(0) / n
+            residual = counts - p_row * columns - p_column * rows + p_row * p_column * share * n
+            occupied = [int((x.sum(0) > 0).sum()) for x in (counts, rows, columns)]
+            freedom = max((occupied[1] - 1) * (occupied[2] - 1), 1)
+            effect = (between(residual, p_row * p_column) / freedom).clamp(min=1)
+            joint = between(counts, counts.sum(0) / n) - between(rows, p_row) - between(columns, p_column)
+            excess = (joint - (occupied[0] - occupied[1] - occupied[2] + 1)).clamp(min=0)
+            told = counts - rows * (counts.sum(0) / rows.sum(0).clamp(min=1))  # of the level, when the class is known
+            undecided = occupied[0] - occupied[1]
+            within = between(told, counts.sum(0) / n) / undecided if undecided else n / max(self.n_sources, 1)
+            found.append(torch.stack([effect, torch.maximum(effect, within), excess, n]))
+        return torch.stack(found)
 
     @property
     def counts(self) -> Tensor:
@@ -109,9 +121,43 @@ class ClassHistogram(Statistic):
 
     @property
     def design_effect(self) -> Tensor:
-        """Images of the pooled statistic that count for one, float64 of shape (kernels,): 1 where none is related."""
+        """How many images count for one in a test of independence, float64 of shape (kernels,).
+
+        Between groups of sources the residual n_gbc - p_b n_gc - p_c n_gb + p_b p_c n_g varies more than it would
+        if images were independent. The mean over cells of that ratio is the first-order correction of a table's G or
+        chi-square (Rao & Scott, JASA 76, 1981; Annals of Statistics 12, 1984). It is at
+        least 1, and 1 where no image is related to another.
+        """
+        return self._of_sources(0, 1.0)
+
+    @property
+    def class_effect(self) -> Tensor:
+        """How many images count for one where class and response depend on each other, float64 of shape (kernels,).
+
+        The same ratio for the residual n_gbc - n_gc p(b|c), which is 1 however classes lie in sources as long as the
+        response is not related otherwise; or ``design_effect``, if that is larger. Where a class leaves nothing open,
+        a source counts for one.
+        """
+        return self._of_sources(1, 1.0)
+
+    @property
+    def excess_bias(self) -> Tensor:
+        """By how much relatedness raises the mean of 2 N ln2 I, float64 of shape (kernels,); at least 0.
+
+        To second order that mean is the sum over cells of their variance between groups over their own mean, less
+        the same over classes and over levels: with independent images the occupied cells of Miller-Madow.
+        """
+        return self._of_sources(2, 0.0)
+
+    @property
+    def lacks_a_group(self) -> bool:
+        """Whether this is the rest of a pooled statistic, which a jackknife asks for its plain values."""
+        return "design_effect" in self.tally and self.n_images < int(self.tally["design_effect"][0, 3])
+
+    def _of_sources(self, column: int, none: float) -> Tensor:
         counts = self.tally["counts"]
-        return self.tally.get("design_effect", torch.ones(len(counts), dtype=torch.float64, device=counts.device))
+        without = torch.full((len(counts), 4), none, dtype=torch.float64, device=counts.device)
+        return self.tally.get("design_effect", without)[:, column]
 
 
 def _widened(counts: Tensor, classes: int) -> Tensor:

@@ -46,7 +46,7 @@ normals = st.builds(
 )
 shifted = st.builds(
     lambda units: Shifted(array(*[v for v, _, _ in units]), array(*[e for _, e, _ in units]),
-                          floor=array(*[v - d for v, _, d in units])),
+                          floor=array(*[v - d for v, _, d in units]), bend=array(*[d / 9 for _, _, d in units])),
     st.lists(st.tuples(finite, st.floats(0.01, 3), st.floats(0, 1)), min_size=1, max_size=4),
 )  # fmt: skip
 jackknives = st.builds(

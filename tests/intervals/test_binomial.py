@@ -53,14 +53,6 @@ def test_the_mean_of_one_proportion_is_itself():
     assert binomial.mean().interval(0.9) == binomial.interval(0.9)
 
 
-def test_by_sources_a_proportion_has_their_error_and_their_number():
-    """40 images of 8 sources whose images all agree: 8 observations, of which 2 have the property."""
-    parts = [Binomial(array(k), 35) for k in (5, 5, 10, 10, 10, 10, 10, 10)]
-    found = Binomial(array(10), 40).regrouped(parts, np.full(8, 5.0), 8)
-    of_sources = np.array([1, 1, 0, 0, 0, 0, 0, 0.0])
-    assert found.value.tolist() == [0.25]
-    assert found.error[0] == pytest.approx(stats.sem(of_sources))
-    assert (found.units, found.dof) == (8, 7)
-    assert found.interval(0.95)[1][0] > stats.binomtest(2, 8).proportion_ci(0.95, "exact").high > 0.6
-    never = Binomial(array(0), 40).regrouped([Binomial(array(0), 35)] * 8, np.full(8, 5.0), 8)
-    assert never.interval(0.9)[1][0] == pytest.approx(1 - 0.05 ** (1 / 8))
+def test_trials_are_independent_samples_already():
+    binomial = Binomial(array(10), 40)
+    assert binomial.regrouped([], array(20, 20), 40) is binomial

@@ -9,6 +9,7 @@ from kinds import array, bounded, covers, left_out_means, many
 from scipy import stats
 
 from cnnaudit.intervals import Binomial, BoundedMean
+from cnnaudit.intervals.base import effective_units
 
 
 def of(x, **facts):
@@ -218,3 +219,30 @@ def test_coverage_where_images_of_a_source_resemble_each_other(sources):
     assert covers(images.interval(0.95), 0.3) < 0.8
     found = images.regrouped(parts, np.full(sources, 20.0), sources)
     assert 0.93 <= covers(found.interval(0.95), 0.3) <= 0.98
+
+
+def test_by_sources_a_mean_has_their_error_and_their_number():
+    """40 images of 8 sources whose images all agree: 8 observations, of which 2 have the property."""
+    parts = [BoundedMean(array(k / 35), array(0.1), 35) for k in (5, 5, 10, 10, 10, 10, 10, 10)]
+    found = BoundedMean(array(0.25), array(0.1), 40).regrouped(parts, np.full(8, 5.0), 8)
+    of_sources = np.array([1, 1, 0, 0, 0, 0, 0, 0.0])
+    assert found.error[0] == pytest.approx(stats.sem(of_sources))
+    assert (found.units, found.dof) == (8, 7)
+    assert found.interval(0.95)[1][0] > stats.binomtest(2, 8).proportion_ci(0.95, "exact").high > 0.6
+    never = BoundedMean(array(0), array(0), 40).regrouped([BoundedMean(array(0), array(0), 35)] * 8, np.full(8, 5.0), 8)
+    assert never.interval(0.9)[1][0] == pytest.approx(1 - 0.05 ** (1 / 8))
+
+
+@pytest.mark.parametrize(("large", "holds"), [(0, 1), (4, 40), (20, 40), (1, 400)])
+def test_sources_that_hold_many_images_count_as_kish_counts_them(large, holds):
+    generator = np.random.default_rng(large)
+    images = np.ones(800)
+    images[:large] = holds
+    kish = images.sum() ** 2 / (images**2).sum()
+    found = []
+    for _ in range(200):
+        sizes = np.bincount(generator.integers(0, 64, 800), weights=images, minlength=64)
+        found.append(effective_units(800, sizes, 800))
+    assert np.median(found) == pytest.approx(kish, rel=0.1, abs=1)
+    assert effective_units(np.array([30, 1]), np.full(64, 10.0), 640).tolist() == [30, 1]
+    assert effective_units(50, np.array([50.0]), 7) == 7

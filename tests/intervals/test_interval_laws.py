@@ -189,6 +189,8 @@ def test_regrouping_changes_the_error_and_nothing_else():
     assert isinstance(found, Shifted)
     assert (found.error[0], found.dof) == (expected[0], dof)
     assert (found.floor[0], found.p_zero[0]) == (0.9, 0.03)
+    floored = Normal(whole, array(0.5), least=array(0.4))
+    assert floored.regrouped([floored, floored], array(5, 5), 10).error.tolist() == [0.4]  # where every group agrees
     assert Exact(whole).regrouped([Exact(part) for part in parts], sizes, 40).value is whole
     assert jackknife.regrouped([], sizes, 40) is jackknife
 
@@ -198,7 +200,6 @@ def test_one_group_of_sources_tells_no_error():
     for quantity in (
         Normal(array(0.5), array(0.01)),
         BoundedMean(array(0.5), array(0.01), 50),
-        Binomial(array(25), 50),
     ):
         found = quantity.regrouped([], sizes, 1)
         assert found.p_at_most(0.001).tolist() == found.p_at_least(0.999).tolist() == [1]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from kinds import NAN, array
 from scipy import stats
@@ -58,6 +60,16 @@ def test_a_shifted_estimate_stands_on_its_floor_below_and_on_its_value_above():
     assert (low[0], high[0]) == pytest.approx((0.7 - 0.1959964, 1.1959964), abs=1e-6)
     assert quantity.p_at_most(0.6)[0] == pytest.approx(stats.norm.sf(1))
     assert quantity.p_at_least(1.2)[0] == pytest.approx(stats.norm.sf(2))
+
+
+def test_a_bent_interval_is_wider_by_z_squared():
+    quantity = Shifted(array(1.0, 1.0), array(0.1, 0.0), floor=array(0.7, 1.0), bend=array(0.02, 0.02))
+    low, high = quantity.interval(0.95)
+    assert (low[0], high[0]) == pytest.approx((0.7 - 0.1959964 - 0.0768292, 1.1959964 + 0.0768292), abs=1e-6)
+    assert quantity.p_at_least(1.28).tolist() == pytest.approx([stats.norm.sf(2), stats.norm.sf(math.sqrt(14))])
+    assert quantity.p_at_most(0.42)[0] == pytest.approx(stats.norm.sf(2))
+    assert quantity.p_at_most(0.8)[0] == pytest.approx(stats.norm.cdf(1))
+    assert quantity.mean().bend.tolist() == [0.02]
 
 
 def test_a_bound_of_zero_is_decided_by_the_exact_null_test():

@@ -3,7 +3,7 @@ import pytest
 from kinds import array
 from scipy import stats
 
-from cnnaudit.intervals import Binomial, BoundedMean, RareEvent
+from cnnaudit.intervals import Binomial, RareEvent
 
 
 def test_a_rare_event_asks_about_zero_and_one():
@@ -75,17 +75,14 @@ def test_level_of_the_rare_events_test():
     assert (event.p_at_least(1) <= 0.05).mean() <= 0.05
 
 
-def test_by_sources_an_event_is_known_through_theirs():
-    """600 silent images prove that fewer than 1 % fire; of 60 sources they prove 5 %, and not 4 %."""
-    parts = [RareEvent(Binomial(array(0), 590), 0.01)] * 60
-    sizes = np.full(60, 10.0)
-    event = RareEvent(Binomial(array(0), 600), 0.01)
-    assert event.p_at_most(0)[0] == pytest.approx(0.99**600)
-    found = event.regrouped(parts, sizes, 60)
-    assert isinstance(found.proportion, BoundedMean)
-    assert found.p_at_most(0)[0] == pytest.approx(0.99**60)
-    assert found.on_dataset().value.tolist() == [1]
-    share = event.mean().regrouped([part.mean() for part in parts], sizes, 60)
-    assert share.p_at_most(0)[0] == pytest.approx(0.99**60)
-    for rate, rare in ((0.05, 1), (0.04, 0)):
-        assert RareEvent(found.proportion, rate).interval(0.9)[0].tolist() == [rare]
+def test_an_event_that_is_known_between_two_rates():
+    """Of 600 sources 30 surely have it and 90 may: below .2 for sure, neither below nor above .1."""
+    few, many = Binomial(array(30), 600), Binomial(array(90), 600)
+    for rate, ends in ((0.2, (1, 1)), (0.1, (0, 1)), (0.03, (0, 0))):
+        event = RareEvent(many, rate, few)
+        assert tuple(end[0] for end in event.interval(0.9)) == ends
+        assert event.p_at_most(0) == many.p_at_least(rate)
+        assert event.p_at_least(1) == few.p_at_most(rate)
+        assert event.value.tolist() == [float(rate == 0.2)]
+    assert event.regrouped([], array(300, 300), 600) is event
+    assert event.mean().regrouped([], array(300, 300), 600).interval(0.9) == event.mean().interval(0.9)

@@ -55,11 +55,11 @@ def test_half_of_a_rectified_standard_normal_is_zero():
 
 
 def test_standard_errors_are_those_over_images():
-    x = sparse(50)
+    x = sparse(300)
     zeros = (x == 0).double().mean((2, 3)).numpy()
     found = measure("activity.apoz", x)
     assert found.units == pytest.approx(zeros.mean(0))
-    low, high = BoundedMean(zeros.mean(0), stats.sem(zeros), 50).interval(0.95)
+    low, high = BoundedMean(zeros.mean(0), stats.sem(zeros), 300).interval(0.95)
     assert found.lows == pytest.approx(low, rel=1e-9)
     assert found.highs == pytest.approx(high, rel=1e-9)
 
@@ -128,13 +128,13 @@ def test_duplicating_every_position_changes_nothing():
 
 
 def test_duplicating_every_image_shrinks_intervals_by_the_root_of_two():
-    x = sparse(100)
+    x = sparse(300)
     # Near its limits a fraction is counted, and twice a count has not half of its relative error.
     for name, rel in (("apoz", 0.03), ("dormant", 1e-6)):
         one, two = measure(f"activity.{name}", x), measure(f"activity.{name}", torch.cat([x, x]))
         assert two.units == pytest.approx(one.units, rel=1e-9)
         widths = np.subtract(one.highs, one.lows) / np.subtract(two.highs, two.lows)
-        assert widths == pytest.approx(math.sqrt(199 / 99), rel=rel)
+        assert widths == pytest.approx(math.sqrt(599 / 299), rel=rel)
 
 
 def test_channels_are_told_apart():
@@ -218,3 +218,62 @@ def test_nan_and_infinities_are_counted_as_images():
 def test_wrong_questions(call, message):
     with pytest.raises(MetricError, match=message):
         call()
+
+
+def tallied(x, sources):
+    """The statistic of maps whose images come from these sources, each source a group."""
+    statistic = METRIC.reads(Probe(METRIC.reads, make_site(units=x.shape[1]), METRIC.taps, clustered=True), 64)
+    first = torch.tensor([int(s not in sources[:i].tolist()) for i, s in enumerate(sources)])
+    view = View({"response": x}, torch.arange(len(x)), None, 0)
+    statistic.fold(statistic.read(view), sources % 64, first)
+    return statistic
+
+
+def test_dead_in_the_population_is_about_sources():
+    """400 sources; one of 500 images fires in all of them, 20 of two images in the second one only."""
+    sources = torch.cat([torch.arange(400), torch.full((499,), 7), torch.arange(100, 120)])
+    x = torch.zeros(len(sources), 3, 2, 2)
+    x[sources == 7, 0] = 1
+    x[-20:, 1] = 1
+    found = METRIC.evaluate(tallied(x, sources), make_site(units=3), {"rate": 0.05})["dead"]
+    assert found.at_least.successes.tolist() == [1, 1, 0]  # those whose first image fires, and one where any does
+    assert found.proportion.successes.tolist() == [400, 20, 0]
+    low, high = found.interval(0.9)
+    assert (low.tolist(), high.tolist()) == ([0, 0, 1], [1, 1, 1])
+    assert found.on_dataset().value.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("images", [1, 60])
+def test_dead_errs_as_seldom_as_it_should_whatever_sources_hold(images):
+    """Exactly 1 % of sources fire and each of them has many images: "fewer than 1 %" is passed in at most 5 %."""
+    generator, passed = torch.Generator().manual_seed(images), 0
+    for _ in range(60):
+        fires = torch.rand(300, generator=generator) < 0.01
+        of = torch.arange(300).repeat_interleave(torch.where(fires, images, 1))
+        x = fires[of].float().reshape(-1, 1, 1, 1)
+        passed += measure("activity.dead", x, sources=of, confidence=0.9).low == 1
+    assert passed <= 8  # the binomial's 99 % limit for 60 runs at .05
+
+
+@pytest.mark.parametrize(("images", "most"), [(2, 0.02), (10, 0.035), (50, 0.035), (100, 0.05)])
+def test_strength_that_few_images_carry_is_not_trusted(images, most):
+    """On average so many of 500 images respond, by .15 or .9, beside a layer that always does."""
+    generator = torch.Generator().manual_seed(images)
+    level = torch.rand(500, 1000, generator=generator) * 500 / images
+    x = torch.where(level < 0.5, 0.15, torch.where(level < 1, 0.9, 0.0))
+    x = torch.cat([x, torch.full((500, 9000), 1.0)], 1)
+    truth = 0.525 * images / 500
+    truth = truth / (0.1 * truth + 0.9)
+    found = measure("activity.dormant", x[:, :, None], confidence=0.95)
+    assert np.mean(np.array(found.highs[:1000]) < truth) <= most
+    assert np.mean(np.array(found.lows[:1000]) > truth) <= 0.035
+    assert max(found.highs[:1000]) < truth + 0.2  # still far below the layer
+
+
+def test_a_kernel_that_never_responded_is_dormant_up_to_a_doubt():
+    x = sparse(200, 2) + 0.1
+    x[:, 1] = 0
+    for sources, error in ((None, 2 / 200), (torch.arange(200) // 2, 2 / 100)):
+        found = measure("activity.dormant", x, sources=sources)
+        assert found.units[1] == found.lows[1] == 0
+        assert found.highs[1] == pytest.approx(stats.norm.ppf(0.975) * error, rel=0.05)

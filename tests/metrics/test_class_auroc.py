@@ -286,8 +286,8 @@ def test_levels_must_be_fine_enough():
         gate = METRIC.gate(statistic, make_site(), "best", {"bins": bins})
         assert gate.images == [needed]
         if needed:
-            assert gate.reason.startswith("the levels are too coarse: ties in them leave ±0.0")
-            assert gate.instead == "as many with params: {bins: 256}"
+            assert gate.reason.startswith("16 levels are too coarse whatever their number: ties leave ±0.0")
+            assert gate.instead == "rather the same ones with params: {bins: 256}"
 
 
 def test_wrong_questions():
@@ -321,3 +321,38 @@ def test_in_an_audit():
     outcomes = {v.rule: str(v.outcome) for v in report.verdicts}
     assert outcomes == {"detector": "pass", "detectors": "fail", "silence": "pass", "coarse": "undecided"}
     assert "bins: 256" in next(v.advice for v in report.verdicts if v.rule == "coarse")
+
+
+def sorted_by_source(seed, positive=4, images=10):
+    """80 negative sources of two images, and few positive ones of many, of which 80 % respond."""
+    generator = torch.Generator().manual_seed(seed)
+    of = torch.cat([torch.arange(80).repeat_interleave(2), 80 + torch.arange(positive).repeat_interleave(images)])
+    fires = 3.0 * (torch.rand(80 + positive, generator=generator) < 0.8)
+    labels = (of >= 80).long()
+    return torch.rand(len(of), generator=generator) + fires[of] * labels, labels, of
+
+
+def test_sources_of_a_class_are_counted_and_not_their_images():
+    """Four sources of a class may well agree by chance, however many images they have."""
+    x, labels, sources = sorted_by_source(1)
+    data = {"images": x.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4), "labels": labels.numpy(), "source": sources.numpy()}
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+    torch.nn.init.ones_(net[0].weight)
+    torch.nn.init.zeros_(net[0].bias)
+    rules = {"cnnaudit": 1, "rules": [{"metric": "class_auroc", "at": "0", "min": 0.6}]}
+    (verdict,) = cnnaudit.audit(rules, model=net, data=data).verdicts
+    assert verdict.outcome == "undecided"
+    assert "a chosen class has 4 sources, and 30 are needed" in verdict.detail
+    assert verdict.n_needed == 630  # sources
+    x, labels, sources = sorted_by_source(1, 60)
+    data = {"images": x.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4), "labels": labels.numpy(), "source": sources.numpy()}
+    (verdict,) = cnnaudit.audit(rules, model=net, data=data).verdicts
+    assert "Too few" not in verdict.detail
+
+
+def test_units_are_the_sources_of_the_chosen_class():
+    """Sources that agree leave the doubt that their number leaves: 60 of 600 images make 60 units."""
+    x, labels, sources = sorted_by_source(0, 60)
+    x = x + 9 * labels  # separated whatever fires
+    low = measure("class_auroc", x[:, None], labels=labels, sources=sources).low
+    assert 1 - low == pytest.approx(1 - 0.025 ** (1 / 60), rel=0.35)

@@ -1,10 +1,11 @@
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from builders import make_site
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import expected_mutual_information
 
@@ -71,8 +72,9 @@ def test_a_binary_symmetric_channel():
     response = torch.where(flipped, 1 - labels, labels)[:, None]
     found = exact(response, labels, 2)
     assert found.value == pytest.approx(0.50008, abs=5e-6)
-    # The influence of an image is its log ratio: of 178 images log2(2 * .89), of 22 log2(2 * .11).
-    gain = np.where(flipped.numpy(), math.log2(0.22), math.log2(1.78))
+    # An image adds to n log2 n of its cell of 89 or 11 images, less the same of its class and level of 100.
+    added = {n: n * math.log2(n) - (n - 1) * math.log2(n - 1) for n in (11, 89)}
+    gain = np.where(flipped.numpy(), added[11], added[89])
     reach = stats.norm.ppf(0.975) * gain.std() / math.sqrt(200)
     assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
 
@@ -88,30 +90,126 @@ def test_what_eight_bins_can_say_about_many_classes():
 # --- corrections ------------------------------------------------------------------------------------------------
 
 
-def test_corrections_are_miller_madow_and_expected_information():
+def grassberger(counts):
+    m = counts[counts > 0].astype(float)
+    g = special.digamma(m) + (-1) ** m * (special.digamma((m + 1) / 2) - special.digamma(m / 2)) / 2
+    return (math.log(m.sum()) - (m * g).sum() / m.sum()) / math.log(2)
+
+
+def test_value_floor_and_error_one_image_at_a_time():
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(0, 4, (90,), generator=generator)
     response = torch.stack([torch.randint(0, 5, (90,), generator=generator), labels.clone()], 1)
     response[:40, 1] = torch.randint(0, 5, (40,), generator=generator)
     information = measure("class_information", response, labels=labels, levels=5)
     adjusted = measure("class_information.chance_adjusted", response, labels=labels, levels=5)
+    z, ln2 = stats.norm.ppf(0.975), math.log(2)
     for kernel in range(2):
         table = np.zeros((4, 5), dtype=np.int64)
         np.add.at(table, (labels.numpy(), response[:, kernel].numpy()), 1)
-        plugin = mutual_info_score(None, None, contingency=table) / math.log(2)
-        occupied = (table > 0).sum() - (table.sum(1) > 0).sum() - (table.sum(0) > 0).sum() + 1
-        expected = max(0, plugin - occupied / (2 * 90 * math.log(2)))
-        assert information.units[kernel] == pytest.approx(expected)
-        chance = expected_mutual_information(table, 90) / math.log(2)
+        rows, columns = table.sum(1), table.sum(0)
+        plugin = mutual_info_score(None, None, contingency=table) / ln2
+        value = grassberger(rows) + grassberger(columns) - grassberger(table.ravel())
+        assert information.units[kernel] == pytest.approx(max(0, value))
+        chance = expected_mutual_information(table, 90) / ln2
         assert adjusted.units[kernel] == pytest.approx(plugin - chance)
-        # The interval stands on the smaller correction below, on the larger value above.
-        p = table / 90
-        ratio = p / (p.sum(1, keepdims=True) * p.sum(0, keepdims=True))
-        gain = np.log2(ratio, out=np.zeros_like(p), where=table > 0)
-        error = math.sqrt(((p * gain**2).sum() - plugin**2) / 90)
-        z = stats.norm.ppf(0.975)
-        assert information.lows[kernel] == pytest.approx(max(0, min(plugin - chance, expected) - z * error))
-        assert information.highs[kernel] == pytest.approx(expected + z * error)
+
+        def total(n):
+            return (special.xlogy(n, n).sum() - special.xlogy(n.sum(1), n.sum(1)).sum()
+                    - special.xlogy(n.sum(0), n.sum(0)).sum()) / ln2  # fmt: skip
+
+        # What an image adds, by leaving it out; where there is none, a first one is put into its cell alone.
+        gain = np.zeros_like(table, dtype=float)
+        for cell in np.ndindex(*table.shape):
+            full = table.copy().astype(float)
+            full[cell] = max(full[cell], 1)
+            less = full.copy()
+            less[cell] -= 1
+            margins = sum(special.xlogy(m, m) - special.xlogy(m - 1, m - 1) for m in (rows[cell[0]], columns[cell[1]]))
+            gain[cell] = (special.xlogy(full, full).sum() - special.xlogy(less, less).sum() - margins) / ln2
+            if table[cell]:
+                assert gain[cell] == pytest.approx(total(full) - total(less))
+        weight = (table + 4 * np.outer(rows, columns) / 90**2) / 94
+        variance = (weight * (gain - (weight * gain).sum()) ** 2).sum() / 90 + 12 / (2 * (90 * ln2) ** 2)
+        reach = z * math.sqrt(variance) + z**2 / (2 * 90 * ln2)
+        floor = value - 0.144 * (table <= 1).sum() / (90 * ln2)
+        assert information.highs[kernel] == pytest.approx(max(0, value) + reach)
+        assert information.lows[kernel] == pytest.approx(max(0, floor - reach))
+
+
+def test_the_residue_of_a_rare_cell_is_bounded():
+    x = np.geomspace(1e-4, 30, 20_000)
+    missed = x * special.exp1(2 * x)
+    assert (0.144 * stats.poisson.cdf(1, x) >= missed).all()
+    assert (missed / stats.poisson.cdf(1, x)).max() == pytest.approx(0.144, abs=2e-4)
+
+
+def drawn(p, images, tables, seed):
+    """Claims about tables of counts drawn from joint probabilities."""
+    counts = np.random.default_rng(seed).multinomial(images, p.ravel(), size=tables).reshape(tables, *p.shape)
+
+    class Drawn:
+        lacks_a_group = False
+        design_effect = class_effect = torch.ones(tables, dtype=torch.float64)
+        excess_bias = torch.zeros(tables, dtype=torch.float64)
+
+    Drawn.counts = torch.as_tensor(counts)
+    return METRIC.function(Drawn, make_site(), bins=p.shape[1])["information"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "own", "tables"),
+    [(2, 40, 0.99, 400), (2, 40, 0.9, 400), (100, 50, 0.8, 60), (100, 50, 0.95, 60), (100, 40, 0.3, 60)],
+)
+def test_thin_tables_are_rarely_judged_wrong(monkeypatch, classes, images, own, tables):
+    """Each class has its own level, the other ones are equally rare; the bound is the truth."""
+    module = sys.modules["cnnaudit.metrics.class_information"]
+    # Only the bound 0 and chance_adjusted read it.
+    monkeypatch.setattr(module, "expected_mutual_information", lambda counts: torch.zeros(len(counts)).double())
+    p = (own * np.eye(8)[np.arange(classes) % 8] + (1 - own) / 8) / classes
+    truth = stats.entropy(p.sum(0), base=2) + math.log2(classes) - stats.entropy(p.ravel(), base=2)
+    found = drawn(p, classes * images, tables, 8)
+    most = stats.binom.ppf(0.999, tables, 0.05)
+    assert (found.p_at_most(truth) <= 0.05).sum() <= most
+    assert (found.p_at_least(truth) <= 0.05).sum() <= most
+
+
+def by_source(response, labels, sources, bins):
+    """Claim of responses of shape (images, kernels) where images have sources."""
+    site = make_site(units=response.shape[1], shape=())
+    probe = Probe(METRIC.reads, site, METRIC.taps, METRIC.options({"bins": bins}), clustered=True)
+    statistic = METRIC.reads(probe, 64)
+    reading = {"response": response, "labels": labels}
+    statistic.calibrate([reading])
+    first = torch.cat([torch.ones(1), (sources[1:] != sources[:-1])]).long()
+    statistic.fold(reading, sources % 64, first)
+    return METRIC.evaluate(statistic, site, {"bins": bins, "estimator": "corrected"})["information"]
+
+
+def test_sources_that_turn_the_label_around_say_nothing():
+    """250 sources of 8 images, balanced labels; the response is the label, or its opposite, by source and kernel."""
+    generator = torch.Generator().manual_seed(9)
+    sources = torch.arange(250).repeat_interleave(8)
+    labels = torch.arange(2).repeat(1000)
+    turned = torch.randint(0, 2, (250, 200), generator=generator)[sources]
+    p = by_source(labels[:, None] ^ turned, labels, sources, 2).p_at_most(0)
+    assert (p <= 0.05).sum() <= stats.binom.ppf(0.999, 200, 0.05)
+    assert (p <= 0.5).sum() >= 60
+
+
+def test_sources_that_say_next_to_nothing_have_an_error():
+    """120 sources of 20 images: half of what a response shows is its source's own, whatever the class."""
+    generator = torch.Generator().manual_seed(10)
+    sources = torch.arange(120).repeat_interleave(20)
+    labels = torch.randint(0, 2, (2400,), generator=generator)
+    noise = torch.randint(0, 2, (120, 200), generator=generator)[sources]
+    own = torch.rand(2400, 200, generator=generator) < 0.1
+    found = by_source(torch.where(own, labels[:, None], noise), labels, sources, 2)
+    truth = 1 - stats.entropy([0.45, 0.55], base=2)
+    _, high = found.interval(0.95)
+    assert (high > 0).all()
+    assert (found.p_at_least(truth) <= 0.05).sum() <= stats.binom.ppf(0.999, 200, 0.05)
+    assert (found.p_at_most(truth) <= 0.05).sum() <= stats.binom.ppf(0.999, 200, 0.05)
 
 
 def test_noise_is_found_to_say_nothing():
@@ -211,7 +309,9 @@ def test_a_constant_kernel_says_nothing():
     labels = torch.arange(4).repeat(25)
     found = measure("class_information", torch.zeros(100, 2, 2, 2), labels=labels)
     assert found.units == (0, 0)
-    assert (found.lows, found.highs) == ((0, 0), (0, 0))
+    assert found.lows == (0, 0)
+    # A level that 100 images did not show may still say a little: z / sqrt(2) + z^2 / 2 over 100 ln 2.
+    assert found.highs == pytest.approx([(1.959964 / math.sqrt(2) + 1.959964**2 / 2) / (100 * math.log(2))] * 2)
 
 
 def test_one_class_leaves_nothing_to_say():

@@ -117,8 +117,9 @@ def test_the_error_is_that_of_the_delta_method():
     assert found["crossfit"].crossfit.error == pytest.approx([math.sqrt(variance)], rel=0.1)
     z = stats.norm.ppf(0.975)
     low, high = found["plugin"].interval(0.95)
+    ends = [claim.value + z * claim.error for claim in (found["crossfit"].crossfit, found["plugin"].plugin)]
     assert low == pytest.approx(found["crossfit"].value - z * found["crossfit"].crossfit.error)
-    assert high == pytest.approx(found["plugin"].value + z * found["plugin"].plugin.error)
+    assert high == pytest.approx(max(ends))
 
 
 # --- what chance makes of it ------------------------------------------------------------------------------------
@@ -243,6 +244,16 @@ def test_agreement_of_all_images_leaves_a_doubt():
     assert found.crossfit.error == pytest.approx([2 / 80])
 
 
+def test_agreement_of_all_sources_leaves_the_doubt_of_one_more():
+    """Images of 40 sources of each class, three each: as wide as with one each, and not without any width."""
+    x, labels = levels((1, 0, 0))
+    sources = torch.arange(120)
+    once = measure("class_selectivity_index", x, labels=labels, sources=sources)
+    thrice = measure("class_selectivity_index", *(x.repeat(3, 1),), labels=labels.repeat(3), sources=sources.repeat(3))
+    assert once.low == thrice.low < 0.97
+    assert once.low == pytest.approx(measure("class_selectivity_index", x, labels=labels).low, abs=0.02)
+
+
 def test_one_class_or_one_image_has_no_selectivity():
     x, labels = exponential((1, 3), 30, 2)
     assert all(math.isnan(v) for v in measure("class_selectivity_index", x, labels=labels * 0).units)
@@ -314,3 +325,30 @@ def test_in_an_audit():
     ]
     report = cnnaudit.audit({"cnnaudit": 1, "rules": rules}, model=net, data=(images, labels))
     assert {v.rule: str(v.outcome) for v in report.verdicts} == {"selective": "pass", "broad": "pass", "all": "fail"}
+
+
+def sorted_by_source(seed, positive=4, images=10):
+    """80 negative sources of two images, and few positive ones of many, of which 80 % respond."""
+    generator = torch.Generator().manual_seed(seed)
+    of = torch.cat([torch.arange(80).repeat_interleave(2), 80 + torch.arange(positive).repeat_interleave(images)])
+    fires = 3.0 * (torch.rand(80 + positive, generator=generator) < 0.8)
+    labels = (of >= 80).long()
+    return torch.rand(len(of), generator=generator) + fires[of] * labels, labels, of
+
+
+def test_sources_of_a_class_are_counted_and_not_their_images():
+    """Four sources of a class may well agree by chance, however many images they have."""
+    x, labels, sources = sorted_by_source(1)
+    data = {"images": x.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4), "labels": labels.numpy(), "source": sources.numpy()}
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+    torch.nn.init.ones_(net[0].weight)
+    torch.nn.init.zeros_(net[0].bias)
+    rules = {"cnnaudit": 1, "rules": [{"metric": "class_selectivity_index", "at": "0", "min": 0.6}]}
+    (verdict,) = cnnaudit.audit(rules, model=net, data=data).verdicts
+    assert verdict.outcome == "undecided"
+    assert "the rarest class has 4 sources, and 30 are needed of each" in verdict.detail
+    assert verdict.n_needed == 630  # sources
+    x, labels, sources = sorted_by_source(1, 60)
+    data = {"images": x.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4), "labels": labels.numpy(), "source": sources.numpy()}
+    (verdict,) = cnnaudit.audit(rules, model=net, data=data).verdicts
+    assert "Too few" not in verdict.detail

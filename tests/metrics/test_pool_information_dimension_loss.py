@@ -272,3 +272,44 @@ def test_wrong_questions(facts, field, message):
 def test_vectors_have_no_windows():
     with pytest.raises(MetricError, match="does not apply"):
         loss(torch.rand(4, 3))
+
+
+def gate(x, sources=None):
+    probe = Probe(
+        METRIC.reads, make_pool((8, 8), units=2), METRIC.taps, METRIC.options({}), clustered=sources is not None
+    )
+    statistic = METRIC.reads(probe, 4)
+    ids = torch.arange(len(x))
+    first = None if sources is None else torch.tensor([int(s not in sources[:i]) for i, s in enumerate(sources)])
+    statistic.fold(statistic.read(View({"input": x}, ids, None, 0)), ids % 4, first)
+    return METRIC.gate(statistic, probe.site, "loss", {})
+
+
+def test_active_values_must_come_from_fifty_images():
+    """All of one kernel's active values are in 20 of 200 images, in equal numbers; a silent kernel is 0 / 0 anyway."""
+    x = dense(2, 8, 200)
+    assert gate(x).images.tolist() == [0, 0]
+    x[20:, 1] = 0
+    assert gate(x).images.tolist() == [0, 500]
+    assert gate(x).reason == "fewer than 50 images hold the active values of some units"
+    related = gate(x, [i // 2 for i in range(200)])
+    assert related.images.tolist() == [0, 500]  # 10 of 100 sources
+    assert related.reason == "fewer than 50 sources hold the active values of some units"
+    x[:, 1] = 0
+    assert gate(x).images.tolist() == [0, 0]
+    assert gate(x[:50]).images.tolist() == [0, 0]
+
+
+def test_the_low_end_errs_as_seldom_as_it_should_where_the_gate_is_open():
+    """1,000 kernels of 500 images, of which 1 % or 15 % are active at all."""
+    generator = torch.Generator().manual_seed(5)
+    for share, most in ((0.01, None), (0.15, 0.11)):
+        rate = torch.tensor([0.0, 0.15, 0.9])[
+            torch.rand(500, 500, generator=generator).sub(1 - share).div(share / 2).add(1).clamp(0, 2).long()
+        ]
+        x = (torch.rand(500, 500, 4, 4, generator=generator) < rate[..., None, None]).float()
+        x = x * torch.rand(x.shape, generator=generator).add(0.1)
+        kept, read = (2 - 0.85**4 - 0.1**4) / 2, 4 * (0.15 + 0.9) / 2
+        found = loss(x, confidence=0.9)
+        errs = np.mean(np.array(found.lows) > 1 - kept / read)
+        assert errs > 0.1 if most is None else errs <= most

@@ -461,16 +461,22 @@ def dimension_loss(read, kept, operator):
     return {"loss": found[operator]} | found
 
 
+def held(counts, estimator):
+    """Entropy of a window's values: nothing where all are alike, whatever a correction makes of that."""
+    counts = [c for c in counts if c]
+    return max(0.0, entropy(counts, estimator)) if len(counts) > 1 else 0.0
+
+
 def entropy_loss(codes, outputs, inputs, operator, grids_, centres, levels, estimator):
     """pool_entropy_loss from levels of windows (images, windows, entries, kernels); None for a close call."""
     found = defaultdict(list)
     kernels = codes.shape[-1]
     for k in range(kernels):
         windows = codes[..., k].reshape(-1, codes.shape[2])
-        whole = entropy(Counter(map(tuple, windows.tolist())).values(), estimator)
+        whole = held(Counter(map(tuple, windows.tolist())).values(), estimator)
         for name in ("max", "avg", "min", "stride"):
             result, close = pooled_code(windows, name, grids_[k], centres[k])
-            kept = entropy(Counter(result.tolist()).values(), estimator)
+            kept = held(Counter(result.tolist()).values(), estimator)
             lost = max(0.0, whole - kept)
             relative = lost / whole if whole else math.nan
             found[f"relative_{name}"].append(None if close else relative)
@@ -480,7 +486,7 @@ def entropy_loss(codes, outputs, inputs, operator, grids_, centres, levels, esti
         ratio = math.nan
         if outputs is not None:
             after, before = (
-                entropy(Counter(map(tuple, c[..., k].reshape(-1, c.shape[2]).tolist())).values(), estimator)
+                held(Counter(map(tuple, c[..., k].reshape(-1, c.shape[2]).tolist())).values(), estimator)
                 for c in (outputs, inputs)
             )
             ratio = after / before if before else (math.nan if not after else math.inf)

@@ -84,6 +84,7 @@ _PAIR = ("skip", "branch")
 
 CASES = (
     _case("rectified map", ActivityTally, make_site(), ("response",), rectified(3, 4, 4)),
+    _case("sources", ActivityTally, make_site(), ("response",), rectified(3, 4, 4), clustered=True),
     _case("signed vector", ActivityTally, make_site(shape=(), nonnegative=False), ("response",), signed(3)),
     _case("map", ClassHistogram, make_site(units=5), ("response",), rectified(5, 4, 4), bins=4),
     _case("kernels", ClassHistogram, make_site(units=5), ("response",), rectified(5, 3, 3), kernels=(1, 4), bins=3),

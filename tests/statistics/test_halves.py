@@ -72,15 +72,29 @@ def test_class_responses(case):
 def test_leaving_a_group_out_leaves_it_out_of_its_half(statistic):
     case = next(c for c in CASES if c.probe.statistic is statistic and c.probe.clustered)
     data = case.data(12)
-    (name,) = statistic.pooled_counts
     whole = case.folded(data, BLOCKS, groups=3)
     for left_out, rest in enumerate(whole.leave_one_out()):
         numbers = [n for n in range(3) if n != left_out]
-        wanted = case.folded(data, [BLOCKS[n] for n in numbers], 3, numbers).pooled().tally[name]
-        found = rest.tally[name]
-        rows = wanted.shape[-2]
-        torch.testing.assert_close(found[..., :rows, :], wanted)
-        assert not found[..., rows:, :].any()
+        wanted = case.folded(data, [BLOCKS[n] for n in numbers], 3, numbers).pooled()
+        for name in statistic.pooled_counts:
+            axis = -1 if name == "class_sources" else -2
+            rows = wanted.tally[name].shape[axis]
+            kept, beyond = rest.tally[name].tensor_split([rows], axis)
+            torch.testing.assert_close(kept, wanted.tally[name])
+            assert not beyond.any()
+
+
+@pytest.mark.parametrize("statistic", [ClassMoments, ClassResponses])
+@pytest.mark.parametrize("name", ["map", "sources"])
+def test_sources_count_for_the_class_of_their_first_image(statistic, name):
+    case = next(c for c in CASES if c.probe.statistic is statistic and c.name == name)
+    data = case.data(12)
+    found = case.started(data, groups=2)
+    reading = case.read(data, range(6)) | {"labels": torch.tensor([0, 0, 2, 0, 1, 1])}
+    found.fold(reading, torch.tensor([0, 0, 0, 1, 1, 1]), first=torch.tensor([1, 0, 0, 1, 1, 0]))
+    for whole in (found, found.pooled()):
+        sources = whole.halves.sources if statistic is ClassMoments else halved(whole.class_sources, 0)
+        assert sources.tolist() == [[1, 0, 0], [1, 1, 0]]
 
 
 def test_true_ties_are_exact_zeros_or_given_levels():
