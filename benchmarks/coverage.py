@@ -55,7 +55,7 @@ one simulation in a hundred. "Too high" is the share of intervals that lie above
 
 `class_information` with thin cells is wider than nominal on purpose: its lower end supposes the largest bias that rare
 cells can hide, its upper end the smallest. Confidence sequences hold at all numbers of images at once, so they are wider.
-The last two rows are the same images: with every window taken for a sample of its own, and as cnnaudit does it.""",
+The last ten rows are of the same images: with every window taken for a sample of its own, and as cnnaudit does it.""",
     "Verdicts with the truth on the bound": """\
 Whole audits of 1,200 images with looks at 304, 608 and 1,200, whose rules have the truth for their bound. At most
 {limit} of {runs} wrong verdicts of each kind are compatible with alpha = 5 % (99 % binomial limit). "Every 48 images" is

@@ -6,7 +6,7 @@ violates this bound" and are small where it is surely kept; ``p_at_least`` and `
 this bound" and are small where it is surely violated. The two kinds differ only for a truth on the bound itself.
 """
 
-from cnnaudit.intervals.auroc import delong, tie_halfwidth
+from cnnaudit.intervals.auroc import delong
 from cnnaudit.intervals.base import Array, Uncertain
 from cnnaudit.intervals.binomial import Binomial
 from cnnaudit.intervals.bounded import BoundedMean
@@ -35,5 +35,4 @@ __all__ = [
     "delta_error",
     "linearised_ratio",
     "paired_difference",
-    "tie_halfwidth",
 ]

@@ -12,7 +12,7 @@ from cnnaudit.intervals.bounded import BoundedMean
 if TYPE_CHECKING:
     from cnnaudit.intervals.base import Array
 
-__all__ = ["delong", "tie_halfwidth"]
+__all__ = ["delong"]
 
 
 def delong(positive: Array, negative: Array) -> BoundedMean:
@@ -44,22 +44,3 @@ def delong(positive: Array, negative: Array) -> BoundedMean:
 def _variance(share: Array, component: Array, mean: Array) -> Array:
     variance: Array = (share * (component - mean[..., None]) ** 2).sum(axis=-1)
     return variance
-
-
-def tie_halfwidth(positive: Array, negative: Array, atom: int | None = 0) -> Array:
-    """Return how far the AUROC of the values themselves may lie from that of their levels, on either side.
-
-    Args:
-        positive: Number of positive images at each level, shape (m, levels).
-        negative: The same of negative images.
-        atom: The level whose values are all equal (exact zeros), so that a tie there is one; None where there is none.
-
-    Returns:
-        Half of the probability that a positive and a negative share another level, in [0, 1/2], shape (m,).
-    """
-    ties = positive * negative
-    if atom is not None:
-        ties = np.delete(ties, atom, axis=-1)
-    with np.errstate(invalid="ignore"):
-        halfwidth: Array = ties.sum(axis=-1) / positive.sum(axis=-1) / negative.sum(axis=-1) / 2
-    return halfwidth

@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from kinds import array, covers, many
 from scipy import stats
 
-from cnnaudit.intervals import delong, tie_halfwidth
+from cnnaudit.intervals import delong
 
 counts = st.lists(st.integers(0, 6), min_size=5, max_size=5).filter(lambda c: sum(c) > 1)
 
@@ -32,8 +31,6 @@ def test_by_hand():
     assert found.value.tolist() == pytest.approx([6 / 9])
     assert found.error[0] == pytest.approx(naive([1, 1, 0], [1, 0, 0])[1])
     assert found.units.tolist() == [3]
-    assert tie_halfwidth(array([1, 2]), array([2, 1])).tolist() == pytest.approx([1 / 9])
-    assert tie_halfwidth(array([1, 2]), array([2, 1]), atom=None).tolist() == pytest.approx([2 / 9])
 
 
 @many
@@ -74,16 +71,6 @@ def test_closed_forms(positive, negative, truth):
     assert delong(*cells).value[0] == pytest.approx(truth, abs=1e-5)
 
 
-@many
-@given(st.lists(st.floats(0, 3), min_size=4, max_size=20), st.lists(st.floats(0, 3), min_size=4, max_size=20))
-def test_the_bracket_holds_the_auroc_of_the_values_themselves(positive, negative):
-    """Level 0 is the exact zero, as after a ReLU."""
-    edges = [np.nextafter(0, 1), 0.5, 1, 2]
-    levels = [histograms(np.array([x]), edges) for x in (positive, negative)]
-    exact = np.mean([(p > q) + 0.5 * (p == q) for p, q in itertools.product(positive, negative)])
-    assert abs(delong(*levels).value[0] - exact) <= tie_halfwidth(*levels)[0] + 1e-12
-
-
 def test_perfect_separation_leaves_a_doubt_of_the_smaller_class():
     found = delong(array([0, 12]), array([90, 0]))
     assert found.value.tolist() == [1]
@@ -98,7 +85,6 @@ def test_classes_that_are_too_small():
     assert (low[1], high[1]) == (0, 1)
     assert found.p_at_least(0.99)[:2].tolist() == found.p_at_most(0.01)[:2].tolist() == [1, 1]
     assert 0 < low[2] < high[2] < 1
-    assert np.isnan(tie_halfwidth(array([0, 0]), array([3, 1]))).all()
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(50, 950), (300, 300)])

@@ -42,7 +42,7 @@ def test_a_row_says_where_which_site_value_interval_and_bound(project):
         *("FAIL", "net.audit.yaml:9", "fails", "conv2", "1", "[1, 1]", "max 0"),
     ]
     assert [part.strip() for part in warns.split("  ") if part] == [
-        *("FAIL (warning)", "net.audit.yaml:21", "warns", "conv2", "0", "[0, 0]", "min 0.5"),
+        *("FAIL (warning)", "net.audit.yaml:21", "warns", "conv2", "0", "[0, 0.03267]", "min 0.5"),
     ]
     assert absent.split() == ["NOT", "APPLICABLE", "net.audit.yaml:17", "absent"]
 

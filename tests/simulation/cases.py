@@ -110,7 +110,7 @@ def _windows(maps: Tensor) -> Array:
 
 
 def _information(bits: float, classes: int, per_source: int = 1, kind=Channel.graded, **facts) -> Case:
-    method = "jackknife over sources" if per_source > 1 else "influence function"
+    method = "jackknife over sources" if per_source > 1 else "delete-one jackknife"
     told = f"{bits:g} bits" + (f", {per_source} images a source" if per_source > 1 else "")
     channel = kind(bits, classes) if bits else Channel(np.full((classes, 8), 1 / 8))
     draw = partial(_responses, channel, bits, per_source)

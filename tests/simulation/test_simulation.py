@@ -45,9 +45,10 @@ def test_audits_err_no_more_often_than_they_say_however_often_they_look():
 
 
 def test_spending_all_of_alpha_at_every_look_errs_more_often():
-    runs = 12
-    counts = audits(runs, 5, looks=NAIVE)["activity.apoz", "min"]
-    assert counts["pass"] + counts["fail"] > limit(runs, 0.1)
+    runs = 10
+    found = audits(runs, 5, looks=NAIVE[1::2])
+    decided = sum(counts["pass"] + counts["fail"] for (_, side), counts in found.items() if side == "min")
+    assert decided > limit(4 * runs, 0.1)
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("graded", 0.5), ("graded", 1.7), ("noisy", 1.05), ("noisy", 1.7)])
