@@ -112,9 +112,9 @@ def cover(case: Case, images: int, replications: int, seed: int) -> Coverage:
         units = max(1, min(case.units, replications - done, _VALUES // (images * case.values)))
         sample = case.draw(images, units, rng)
         low, high = (case.bounds or measured)(case.metric, sample)
+        done += len(low)  # a site of one value gives one, whatever was asked for
         known = ~np.isnan(low)  # what has no value has no interval and is not judged
         low, high = low[known], high[known]
         parts.append((low > sample.truth, high < sample.truth, high - low))
-        done += units
     above, below, width = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Coverage(case, images, len(above), 1 - above.mean() - below.mean(), above.mean(), below.mean(), width.mean())
