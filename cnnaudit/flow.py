@@ -6,7 +6,8 @@
     assert flow["class_information"].at("layer4.**", share=0.9) >= 0.1
     assert flow["branch_variance_share"].mean >= 0.02
 
-A comparison is decided as the rule of a file with the same metric, sites and bound would be.
+A comparison is decided as the rule of a file with the same metric, sites and bound would be that looks at the results
+once, at the end: the bound is not known on the way.
 """
 
 from __future__ import annotations

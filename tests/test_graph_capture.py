@@ -12,12 +12,7 @@ from cnnaudit.graph import ModelGraph, capture
 EXAMPLE = torch.zeros(2, 3, 16, 16)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Forward(nn.Module):

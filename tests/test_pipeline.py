@@ -17,13 +17,7 @@ from cnnaudit import pipeline
 from cnnaudit.errors import LoadError, MetricError, SpecError
 from cnnaudit.metrics import Metric, registry
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Block(nn.Module):

@@ -18,13 +18,7 @@ from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Prob
 from cnnaudit.stream import Variant, sweep
 from cnnaudit.stream.runner import Runner
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 CALIBRATING = ClassHistogram.calibrates

@@ -35,8 +35,7 @@ class BoundedMean(Uncertain):
 
     - Few deviations tell little about the size of others. Where all of them together come to less than one whole
       range, S = units * min(mu, 1 - mu) < 1, n* is at most units / (1 - S), which is the number of units where
-      nothing deviates. Without it values of which 2 % deviate from 1 by Beta(.5, 5) are covered by .84 of the
-      nominal 95 % intervals of 200 units; with it by .99.
+      nothing deviates.
     - Finite degrees of freedom act on the level: a tail is replaced by the normal tail at Student's quantile. Away
       from the limits that is Student's interval, like their factor on n*, but it gives p-values in closed form.
     - Units that all agree on mu have no error, and still a share s of all units may differ and have been missed with

@@ -125,7 +125,7 @@ def pool_entropy_loss(
 
     Estimator and bias. Grassberger; the plug-in would understate H(W) and so the loss. Chao-Shen takes what was not
     met from every cell alike, also from the one of zeros that most windows of a sparse map fall into, and overstates
-    the relative loss there (by .06 of kernels that are active in 2 % of 500 images; Grassberger by -.007).
+    the relative loss there.
     ``estimator: plugin`` is for exact enumerations. The mean over kernels bounds the joint loss per kernel from above.
 
     Interval. Delete-a-group jackknife over images: the windows of one image are not independent.

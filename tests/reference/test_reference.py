@@ -9,13 +9,7 @@ from reference.networks import plans
 
 from cnnaudit.metrics import registry
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_statistic_of_random_networks_equals_a_naive_computation():

@@ -2,20 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 from simulation.cases import CASES
 from simulation.coverage import NAIVE as NO_TARGET
 from simulation.coverage import cover
 from simulation.generators import Channel
 from simulation.verdicts import NAIVE, audits, informed, limit, multiplicity, noise, repeated
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 QUICK = [case for case in CASES if case.classes < 100 and case.per_source == 1 and case.values < 1000]
@@ -62,7 +55,7 @@ def test_information_about_many_classes_is_decided_rightly(classes, kind, bits):
 @pytest.mark.parametrize("silent", [0.0, 0.5])
 def test_noise_is_not_selective(silent):
     found = noise(1000, 50, 72, np.random.default_rng(1), silent=silent)
-    assert found["class_selectivity_index.crossfit"].mean() == pytest.approx(0, abs=0.05)
+    assert found["class_selectivity_index.crossfit"].mean() == pytest.approx(0, abs=0.03)
     assert found["class_auroc.best"].mean() == pytest.approx(0.5, abs=0.02)
     assert found["class_selectivity_index.plugin"].mean() > 0.18
     assert found["class_auroc.plugin_best"].mean() > 0.6
