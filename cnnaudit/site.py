@@ -17,6 +17,7 @@ __all__ = ["Op", "Site", "Tap"]
 class Op(StrEnum):
     """What a site does to the information that reaches it."""
 
+    INPUT = "input"
     CONV = "conv"
     POOL = "pool"
     RESIDUAL = "residual"
@@ -60,13 +61,17 @@ class Site:
     """A node of the captured graph: a module called three times is three sites.
 
     Attributes:
-        path: Dotted module path; ``path@1`` for a second call, ``path#add.0`` for a functional op.
+        path: Dotted module path; ``path@1`` for a second call, ``path#add.0`` for a functional op; ``a -> b`` for a
+            pair of sites.
         op: What the site does.
         units: Number of kernels (output channels).
         taps: What may be read. conv, linear: ``input``, ``output``, ``response`` (after the norm and
             activation that follow it alone). pool: ``input``, ``output``. residual: ``skip``,
             ``branch``, ``sum``. merge: ``left``, ``right``, ``sum``. concat: ``input0``, ``input1``, ...,
-            ``output``. gate: ``input``, ``gate``, ``output``. head: ``input``, ``output``.
+            ``output``. gate: ``input``, ``gate``, ``output``. head: ``input``, ``output``. input: ``output``. A pair:
+            ``from``, ``to``, the results of its two sites.
+        parameters: Constants of a convolution or linear layer: ``weight``; where a batch norm with a scale follows it
+            alone also ``gamma`` and ``beta``. Their shapes are those of the tensors.
         kernel, stride, padding, dilation: One number for each spatial dimension; empty where the op has none.
         operator: Which pooling: ``max`` or ``avg``; empty elsewhere.
         groups: Channel groups of a convolution.
@@ -83,6 +88,7 @@ class Site:
     op: Op
     units: int
     taps: Mapping[str, Tap] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: Mapping[str, Tap] = field(default_factory=lambda: MappingProxyType({}))
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
@@ -96,3 +102,24 @@ class Site:
     receptive_field: tuple[int, ...] = ()
     rank: int = 0
     depth: int = 0
+
+    @property
+    def source(self) -> str:
+        """The tap that the site reads; empty where it has none or several."""
+        return next((tap for tap in ("input", "skip") if tap in self.taps), "")
+
+    @property
+    def result(self) -> str:
+        """The tap that the site hands on: after the norm and activation that follow it alone."""
+        return next((tap for tap in ("response", "sum", "output") if tap in self.taps), "")
+
+    def tap(self, name: str) -> str:
+        """Return the tap that a metric's name for it means here: its own name, or ``result``.
+
+        Raises:
+            KeyError: the site has no such tap.
+        """
+        found = self.result if name == "result" and name not in self.taps else name
+        if found not in self.taps:
+            raise KeyError(name)
+        return found

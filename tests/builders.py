@@ -84,7 +84,9 @@ def make_metric(values, *, reads=Statistic, at=Op.CONV, dataset=False, **facts):
         return {"value": found}
 
     field = Field("bits", "a number made up for a test", dataset=dataset, exact=True)
-    return metric(reads=reads, at=at, taps="response", fields={"value": field}, interval="", cost="", **facts)(made_up)
+    return metric(
+        reads=reads, at=at, taps="response", fields={"value": field}, interval="", cost="light: nothing", **facts
+    )(made_up)
 
 
 def judged(

@@ -11,7 +11,7 @@ from cnnaudit.intervals.base import Array, Uncertain
 from cnnaudit.intervals.binomial import Binomial
 from cnnaudit.intervals.bounded import BoundedMean
 from cnnaudit.intervals.exact import Exact
-from cnnaudit.intervals.jackknife import Jackknife
+from cnnaudit.intervals.jackknife import Debiased, Jackknife
 from cnnaudit.intervals.linearised import delta_error, linearised_ratio, paired_difference
 from cnnaudit.intervals.normal import Normal
 from cnnaudit.intervals.rare import RareEvent
@@ -24,6 +24,7 @@ __all__ = [
     "Binomial",
     "BoundedMean",
     "ConfidenceSequence",
+    "Debiased",
     "EmpiricalBernstein",
     "Exact",
     "Jackknife",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import numpy as np
 from pydantic import ConfigDict, create_model
 
-from cnnaudit.intervals import Jackknife, Uncertain
+from cnnaudit.intervals import Debiased, Jackknife, Uncertain
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import Statistic
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Field", "Gate", "Metric", "Need", "metric", "numbers", "registry"]
+__all__ = ["COSTS", "Field", "Gate", "Metric", "Need", "metric", "numbers", "registry"]
+
+COSTS = ("weights", "light", "medium", "heavy")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Field:
         low, high: What a value below a ``min``, above a ``max`` means, and what to do about it.
         dataset: True where "on these images" is the default claim; the population is elsewhere.
         exact: True where every image's whole map is read, so that a claim about the data set can be made.
+        debias: True where the delete-a-group jackknife also takes its estimate of the bias off the value.
+        limits: Range that the truth cannot leave; jackknife intervals are cut there.
     """
 
     unit: str
@@ -44,6 +49,8 @@ class Field:
     high: tuple[str, str] = ("The value is above what the rule allows.", "Look at the worst units.")
     dataset: bool = False
     exact: bool = False
+    debias: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,17 @@ class Metric:
             source, an Uncertain gets its error in the same way.
         reads: The statistic.
         at: Ops that the metric is for, the most usual first.
-        taps: Taps of the site that are read.
+        taps: Taps of the site that are read; ``result`` is what the site hands on. A metric of ``("from", "to")`` is
+            for pairs of sites: it reads their results, and at a single site what goes in and what comes out. A metric
+            that reads Parameters names those instead.
         fields: What is returned, the default first.
         interval: Name of the interval method, for people.
-        cost: What measuring adds to a forward pass, for people.
+        cost: What measuring adds to a forward pass: one of ``COSTS``, then after a colon the same for people.
         version: Rises whenever a value may change for the same input.
         labels: True where labels are needed.
+        masks: True where concept masks or dense labels are needed.
+        recommended: True where a first look at a network includes it.
+        identity: Parameters that make another quantity of it: values compare only where these agree, too.
         where: Which sites of those ops are meant at all.
         applies: ``(site, field, params)`` -> why the field has no meaning at a site of its kind; None where it has.
         images: Fewest images with which a verdict on the population is possible.
@@ -106,6 +118,9 @@ class Metric:
     cost: str
     version: int
     labels: bool
+    masks: bool
+    recommended: bool
+    identity: tuple[str, ...]
     where: Callable[[Site], bool]
     applies: Callable[[Site, str, Mapping[str, Any]], str | None]
     images: Callable[[Need], int]
@@ -120,6 +135,27 @@ class Metric:
     def id(self) -> str:
         """Name and version: values are comparable only where these agree."""
         return f"{self.name}/{self.version}"
+
+    def identified(self, params: Mapping[str, Any]) -> str:
+        """Return the id with the parameters that make another quantity of it: ``renyi_entropy/1(width=median)``."""
+        told = ", ".join(f"{name}={params[name]}" for name in self.identity)
+        return f"{self.id}({told})" if told else self.id
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it compares two values: of two sites, or of what goes into one and comes out."""
+        return self.taps == ("from", "to")
+
+    @property
+    def cost_class(self) -> str:
+        """How dear it is, one of ``COSTS``."""
+        return self.cost.partition(":")[0]
+
+    @property
+    def needs(self) -> str:
+        """What the data must have besides images, for people."""
+        wanted = [name for name, needed in (("labels", self.labels), ("masks", self.masks)) if needed]
+        return "weights" if self.cost_class == "weights" else " and ".join(wanted) or "images"
 
     @property
     def doc(self) -> str:
@@ -158,7 +194,9 @@ class Metric:
         return {
             name: value.regrouped([part[name] for part in rest], sizes, statistic.n_sources)
             if isinstance(value, Uncertain)
-            else Jackknife(numbers(value), np.array([numbers(part[name]) for part in rest]), sizes)
+            else (Debiased if self.fields[name].debias else Jackknife)(
+                numbers(value), np.array([numbers(part[name]) for part in rest]), sizes, self.fields[name].limits
+            )
             for name, value in whole.items()
         }
 
@@ -173,12 +211,18 @@ def metric(
     cost: str,
     version: int = 1,
     labels: bool = False,
+    masks: bool = False,
+    recommended: bool = False,
+    identity: tuple[str, ...] = (),
     where: Callable[[Site], bool] = lambda site: True,  # noqa: ARG005
     applies: Callable[[Site, str, Mapping[str, Any]], str | None] = lambda site, field, params: None,  # noqa: ARG005
     images: Callable[[Need], int] = lambda need: 1,  # noqa: ARG005
     gate: Callable[[Any, Site, str, Mapping[str, Any]], Gate | None] = lambda statistic, site, field, params: None,  # noqa: ARG005
 ) -> Callable[[Callable[..., Values]], Metric]:
     """Make a function a metric; see :class:`Metric` for the parameters."""
+
+    if cost.partition(":")[0] not in COSTS:
+        raise ValueError(f"the cost of a metric starts with one of {', '.join(COSTS)}: {cost!r}")
 
     def make(function: Callable[..., Values]) -> Metric:
         return Metric(
@@ -191,6 +235,9 @@ def metric(
             cost=cost,
             version=version,
             labels=labels,
+            masks=masks,
+            recommended=recommended,
+            identity=identity,
             where=where,
             applies=applies,
             images=images,

@@ -39,7 +39,8 @@ _ALONE = (
         "correlation": Field("correlation", "of branch and skip, over all channels"),
     },
     interval="delete-a-group jackknife over images",
-    cost="a row gather of the sampled positions",
+    recommended=True,
+    cost="light: a row gather of the sampled positions",
     images=lambda need: 50,  # noqa: ARG005
 )
 def branch_variance_share(

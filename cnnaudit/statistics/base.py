@@ -114,11 +114,12 @@ class Statistic(ABC):
     calibrates: ClassVar[int] = 0  # images whose readings fix the grid
     together: ClassVar[int] = 1  # blocks whose readings are small enough to wait and be folded at once
     sampled_kernels: ClassVar[bool] = False
+    most_groups: ClassVar[int] = 2**31  # where what is kept for each group is large
     pooled_counts: ClassVar[frozenset[str]] = frozenset()  # kept once where every image is a source of its own
 
     def __init__(self, probe: Probe, groups: int) -> None:
         self.probe = probe
-        self.groups = groups
+        self.groups = min(groups, self.most_groups)
         self.calibration: dict[str, Tensor] = {}
         self.tally: dict[str, Tensor] = {}
 
@@ -152,6 +153,7 @@ class Statistic(ABC):
             first: 1 where an image is the first of its source, else 0, int64 of shape (rows,); by default every
                 image is a source of its own.
         """
+        groups = groups % self.groups
         ones = torch.ones_like(groups)
         first = ones if first is None else first
         self._sum_up("images", ones, groups)
