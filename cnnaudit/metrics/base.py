@@ -220,7 +220,6 @@ def metric(
     gate: Callable[[Any, Site, str, Mapping[str, Any]], Gate | None] = lambda statistic, site, field, params: None,  # noqa: ARG005
 ) -> Callable[[Callable[..., Values]], Metric]:
     """Make a function a metric; see :class:`Metric` for the parameters."""
-
     if cost.partition(":")[0] not in COSTS:
         raise ValueError(f"the cost of a metric starts with one of {', '.join(COSTS)}: {cost!r}")
 
