@@ -80,19 +80,25 @@ class Selected(Uncertain):
         crossfit: The estimate that the lower end stands on.
         plugin: The estimate that the upper end stands on, too.
         choices: Classes that there were to choose from.
-        chance: Value of every class where nothing is to be found.
+        chance: Value of every class where nothing is to be found; shape (m,) where it differs from unit to unit.
+        excess: A quantity that is positive where the cross-fitted one truly exceeds chance, where ``crossfit`` cannot
+            tell that by itself: where chance differs, or where the interval is not made for its surroundings.
     """
 
     value: Array
     crossfit: Uncertain
     plugin: Uncertain
     choices: int
-    chance: float
+    chance: Array | float
+    excess: Uncertain | None = None
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
         low, top = self.crossfit.interval(confidence)
-        sure, _ = self.crossfit.interval(1 - (1 - confidence) / self.choices)
-        low = np.where(sure > self.chance, low, np.minimum(low, self.chance))
+        simultaneous = 1 - (1 - confidence) / self.choices
+        sure = self.crossfit.interval(simultaneous)[0] > self.chance
+        if self.excess is not None:
+            sure = self.excess.interval(simultaneous)[0] > 0
+        low = np.where(sure, low, np.minimum(low, self.chance))
         _, high = self.plugin.interval(confidence)
         return np.minimum(low, self.value), np.maximum(np.maximum(high, top), self.value)
 
@@ -110,15 +116,27 @@ class Selected(Uncertain):
 
     def _nested(self, p: Callable[[float], Array], bound: float) -> Array:
         """p-value of the hypothesis at a bound, not below that of chance where chance is a part of it."""
-        if bound < self.chance:
+        outside = np.asarray(bound < self.chance)
+        if outside.all():
             return p(bound)
-        return np.maximum(p(bound), np.minimum(1, self.choices * p(self.chance)))
+        null = p(float(self.chance)) if self.excess is None else self.excess.p_at_most(0)
+        return np.where(outside, p(bound), np.maximum(p(bound), np.minimum(1, self.choices * null)))
 
     def mean(self) -> Self:
-        value = np.atleast_1d(self.value.mean())
-        return replace(self, value=value, crossfit=self.crossfit.mean(), plugin=self.plugin.mean())
+        return replace(
+            self,
+            value=np.atleast_1d(self.value.mean()),
+            crossfit=self.crossfit.mean(),
+            plugin=self.plugin.mean(),
+            chance=np.atleast_1d(np.mean(self.chance)) if self.excess else self.chance,
+            excess=self.excess and self.excess.mean(),
+        )
 
     def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:
         crossfit = self.crossfit.regrouped([part.crossfit for part in parts], sizes, units)
         plugin = self.plugin.regrouped([part.plugin for part in parts], sizes, units)
-        return replace(self, crossfit=crossfit, plugin=plugin)
+        excess = self.excess
+        if excess is not None:
+            rest = [part.excess for part in parts if part.excess is not None]
+            excess = excess.regrouped(rest, sizes, units)
+        return replace(self, crossfit=crossfit, plugin=plugin, excess=excess)

@@ -25,7 +25,7 @@ import torch
 from tabulate import tabulate
 
 from cnnaudit.errors import CnnAuditError, MetricError, UndecidedError
-from cnnaudit.judge import decide, estimate
+from cnnaudit.judge import Evaluations, decide, estimate
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.pipeline import measure_all, read_spec, using_threads
 from cnnaudit.plan import near_misses, selects
@@ -77,11 +77,11 @@ def profile(
     Args:
         model: A live model or the text of one; None where ``rules`` are a rule file that names it.
         data: The images, as :func:`cnnaudit.audit` takes them; None where ``rules`` are a rule file that names them.
-        rules: What is measured. ``"recommended"``: every metric that has a site in this network and, where it
-            needs labels, labelled data. Else a metric's name (``"activity"``, ``"activity.dead"``), a mapping with
-            the keys of a rule, of which the bounds may be left out, a list of these, or a whole rule file: its
-            path (``.yaml``, ``.yml``), its content as a mapping, or a ``Spec``. All fields of a metric are
-            measured together, whichever is named.
+        rules: What is measured. ``"recommended"``: the metrics of a first look that have a site in this network
+            and, where they need labels, labelled data. Else a metric's name (``"activity"``, ``"activity.dead"``), a
+            mapping with the keys of a rule, of which the bounds may be left out, a list of these, or a whole rule
+            file: its path (``.yaml``, ``.yml``), its content as a mapping, or a ``Spec``. All fields of a metric
+            are measured together, whichever is named.
         max_images: Read at most so many images; the rule file's own limit by default, else all.
         seed: Seed of the order of images and of sampled positions; the rule file's by default, else 0.
         confidence: Confidence of the decisions; the rule file's by default, else 0.95.
@@ -129,6 +129,8 @@ class Flow:
     statistics: Mapping[Probe, Statistic]
     classes: int
     values: Mapping[str, Sequence[str]]
+    _evaluations: Evaluations = dataclasses.field(default_factory=Evaluations, init=False)
+    _whole: dict[Probe, Statistic] = dataclasses.field(default_factory=dict, init=False)
 
     def __getitem__(self, key: str) -> Selection:
         """Return a rule by its id, with its sites, share, reduction and estimand; or else a metric or a field of one.
@@ -140,7 +142,9 @@ class Flow:
         """
         rule, ids = self._found(key)
         at = {c.site.path: c for c in self.plan.checks if c.rule.id in ids and c.rule.field == rule.field}
-        checks = tuple(replace(at[site.path], rule=rule) for site in self.sites if site.path in at)
+        order = {site: i for i, site in enumerate(self.sites)}
+        inside = sorted(at.values(), key=lambda check: [order[site] for site in reversed(check.places)])
+        checks = tuple(replace(check, rule=rule) for check in inside)
         return Selection(self, rule, checks, "" if rule.at == ("**",) else " or ".join(rule.at))
 
     def __contains__(self, key: str) -> bool:
@@ -169,10 +173,11 @@ class Flow:
 
     def table(self) -> str:
         """Return what was measured as text: sites in the order of the network, with the fields that were named."""
-        order = {site.path: i for i, site in enumerate(self.sites)}
+        places = {check.site.path: check.places for check in self.plan.checks}
+        order = {site: i for i, site in enumerate(self.sites)}
         # Two rules may name the same field at the same site.
         found = dict.fromkeys(row for name in self for row in self[name]._rows())  # noqa: SLF001 - the same module
-        rows = sorted(found, key=lambda row: order[row[0]])
+        rows = sorted(found, key=lambda row: [order[site] for site in reversed(places[row[0]])])
         return tabulate(
             rows,
             headers=["site", "op", "metric", "value", "interval", "unit", "units"],
@@ -189,6 +194,11 @@ class Flow:
         """What a probe read of all images: of all slices together where it tells slices apart."""
         if not probe.by:
             return self.statistics[probe]
+        if probe not in self._whole:
+            self._whole[probe] = self._joined(probe)
+        return self._whole[probe]
+
+    def _joined(self, probe: Probe) -> Statistic:
         parts = [part for slice_, part in self.statistics.items() if replace(slice_, slice=None) == probe]
         whole = probe.statistic(probe, self.plan.groups)
         for part in parts:
@@ -268,10 +278,10 @@ class Selection:
         if not globs and op is None:
             return Selection(self.flow, rule, self.checks, self.where)
         metric = self.checks[0].metric
-        checks = tuple(replace(check, rule=rule) for check in self.checks if selects(rule, metric, check.site))
+        checks = tuple(replace(check, rule=rule) for check in self.checks if selects(rule, metric, check.places[-1]))
         if not checks:
             # Sites of other ops stay: a glob that hits one of them is told so.
-            mine = {check.site.path for check in self.checks}
+            mine = {check.places[-1].path for check in self.checks}
             sites = [site for site in self.flow.sites if site.path in mine or site.op not in metric.at]
             raise MetricError(f"{_name(rule)}: {near_misses(rule, metric, sites, whole='the selection')}")
         where = (" or ".join(globs) or "**") + ("" if op is None else f" ({op})")
@@ -310,7 +320,7 @@ class Selection:
             )
         if check.probe is None:
             raise MetricError(f"{_name(self.rule)} does not apply at {site}: {check.reason}")
-        return _estimate(check, self.flow._statistic(check.probe), self.flow.spec.sampling.confidence)  # noqa: SLF001
+        return _estimate(check, self.flow)
 
     def __iter__(self) -> Iterator[str]:
         return (check.site.path for check in self._applying)
@@ -376,7 +386,14 @@ class Selection:
         plan = replace(flow.plan, checks=tuple(replace(check, rule=rule) for check in self._applying), absent=())
         with using_threads(1):
             spec = replace(flow.spec, rules=(rule,))
-            return decide(plan, flow.statistics, spec, classes=flow.classes, values=flow.values)
+            return decide(
+                plan,
+                flow.statistics,
+                spec,
+                classes=flow.classes,
+                values=flow.values,
+                evaluations=flow._evaluations,  # noqa: SLF001 - the same module
+            )
 
     def _reworded(self, **keys: Any) -> Rule:
         """The rule with some of its keys written anew, which are read as those of a rule file are."""
@@ -507,7 +524,8 @@ def _spec(rules: Any, sampling: dict[str, Any]) -> Spec:
         told = _read([{"metric": spec.rules[0].metric}], sampling).sampling
         return replace(spec, sampling=spec.sampling.model_copy(update=told.model_dump(include=set(sampling))))
     if rules == "recommended":
-        return _read([{"metric": name, "if_absent": "skip"} for name in registry()], sampling)
+        first_look = [name for name, metric in registry().items() if metric.recommended]
+        return _read([{"metric": name, "if_absent": "skip"} for name in first_look], sampling)
     several = [rules] if isinstance(rules, (str, Mapping)) else rules
     return _read([{"metric": rule} if isinstance(rule, str) else rule for rule in several], sampling)
 
@@ -531,13 +549,15 @@ def _every_field(spec: Spec) -> Spec:
     )
 
 
-def _estimate(check: Check, statistic: Statistic, confidence: float) -> Estimate:
+def _estimate(check: Check, flow: Flow) -> Estimate:
+    assert check.probe is not None  # noqa: S101 - the caller has looked
+    statistic = flow._statistic(check.probe)  # noqa: SLF001 - the same module
     name, place, n = _name(check.rule), check.site.path, statistic.n_images
     if statistic.nonfinite:
         raise MetricError(f"{statistic.nonfinite} of {n} images give NaN or Inf at {place}: {name} is undefined")
     try:
         with using_threads(1):
-            found = check.metric.evaluate(statistic, check.site, check.rule.params)[check.rule.field]
+            found = flow._evaluations.of(check, statistic)[check.rule.field]  # noqa: SLF001 - the same module
     except CnnAuditError:
         raise
     except Exception as error:
@@ -547,7 +567,7 @@ def _estimate(check: Check, statistic: Statistic, confidence: float) -> Estimate
     units, kernels = len(found.value), statistic.probe.units
     unit = check.metric.fields[check.rule.field].unit
     kernels = kernels if len(kernels) == units else tuple(range(units))
-    return estimate(found, unit, n_images=n, kernels=kernels, confidence=confidence)
+    return estimate(found, unit, n_images=n, kernels=kernels, confidence=flow.spec.sampling.confidence)
 
 
 def _needed(verdict: Verdict) -> str:

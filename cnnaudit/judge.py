@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cnnaudit.spec import Rule, Spec
     from cnnaudit.statistics import Probe, Statistic
 
-__all__ = ["decide", "estimate", "family_wise_error"]
+__all__ = ["Evaluations", "decide", "estimate", "family_wise_error"]
 
 _SHOWN = 5
 _ELSEWHERE = "Correct `at:` or the metric; add `if_absent: skip` where the rule is meant for other networks too."
@@ -54,6 +54,21 @@ def estimate(found: Uncertain, unit: str, *, n_images: int, kernels: tuple[int, 
         highs=tuple(highs.tolist()),
         kernels=kernels,
     )
+
+
+class Evaluations:
+    """What metrics make of statistics, each worked out once: rules for several fields of a metric share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str, str], tuple[Statistic, Mapping[str, Uncertain]]] = {}
+
+    def of(self, check: Check, statistic: Statistic) -> Mapping[str, Uncertain]:
+        """Return every field of a check's metric at its site, from a statistic that will not grow any more."""
+        key = id(statistic), check.metric.name, repr(sorted(check.rule.params.items()))
+        if key not in self._known:
+            # The statistic is kept along, so that no other one gets its id.
+            self._known[key] = statistic, check.metric.evaluate(statistic, check.site, check.rule.params)
+        return self._known[key][1]
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ def decide(
     values: Mapping[str, Sequence[str]] = MappingProxyType({}),
     look: Look = LAST,
     earlier: Iterable[Verdict] = (),
+    evaluations: Evaluations | None = None,
 ) -> tuple[Verdict, ...]:
     """Decide every check of a plan.
 
@@ -95,12 +111,14 @@ def decide(
         values: The values of each column that rules slice by, in the order of their codes.
         look: Which look this is.
         earlier: Verdicts of the looks before it; those that decide stand.
+        evaluations: What has been worked out from these very statistics already.
 
     Returns:
         One verdict for each rule, site and slice, in the order of the plan; a rule that selects nothing has one
         without a site.
     """
     stand = {_key(v): v for v in earlier if v.outcome in (Outcome.PASS, Outcome.FAIL)}
+    evaluations = evaluations or Evaluations()
     verdicts = []
     for rule in spec.rules:
         views = [view for check in plan.checks if check.rule is rule for view in _views(check, statistics, values)]
@@ -110,7 +128,7 @@ def decide(
         found = [
             # What is broken later was never sound.
             (not v.broken and stand.get((rule.id, v.check.site.path, str(v.check.site.op), v.slice)))
-            or _check(v, classes, level)
+            or _check(v, classes, level, evaluations)
             for v in views
         ]
         found += [_absent(rule, message) for absent, message in plan.absent if absent is rule]
@@ -220,7 +238,7 @@ def _nowhere(rule: Rule, found: list[Verdict]) -> Verdict:
     )
 
 
-def _check(view: _View, classes: int, level: _Level) -> Verdict:
+def _check(view: _View, classes: int, level: _Level, evaluations: Evaluations) -> Verdict:
     check, statistic = view.check, view.statistic
     facts = _facts(check.rule) | {
         "unit": check.metric.fields[check.rule.field].unit,
@@ -236,7 +254,7 @@ def _check(view: _View, classes: int, level: _Level) -> Verdict:
     if statistic is None or unjudged:
         return Verdict(**facts, **unjudged)
     try:
-        evidence = _evidence(check, statistic, fewest)
+        evidence = _evidence(check, statistic, fewest, evaluations)
     except CnnAuditError:
         raise
     except Exception as error:  # noqa: BLE001 - a metric may be third-party code; its crash is a verdict of its own
@@ -261,7 +279,7 @@ def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
             "advice": "Find the first site that does: look for overflow, division by zero, or broken weights and "
             "images.",
         }
-    wanted = check.rule.by.min_images if check.rule.by else 1
+    wanted = check.rule.by.min_images if check.rule.by and check.probe.by else 0
     if statistic is None or statistic.n_images < wanted:
         return {
             "outcome": Outcome.UNDECIDED,
@@ -274,12 +292,12 @@ def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
     return {}
 
 
-def _evidence(check: Check, statistic: Statistic, fewest: int) -> _Evidence:
+def _evidence(check: Check, statistic: Statistic, fewest: int, evaluations: Evaluations) -> _Evidence:
     rule, site = check.rule, check.site
     told = check.metric.fields
     measured = {
         name: found.on_dataset() if (check.on_dataset if name == rule.field else told[name].dataset) else found
-        for name, found in check.metric.evaluate(statistic, site, rule.params).items()
+        for name, found in evaluations.of(check, statistic).items()
     }
     estimate = measured[rule.field]
     units = len(estimate.value)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
 
-from cnnaudit.errors import MetricError
+from cnnaudit.errors import LoadError, MetricError
 from cnnaudit.judge import estimate
 from cnnaudit.load import Block, source_id
+from cnnaudit.load.masks import as_masks
 from cnnaudit.metrics import Metric, registry, vocabulary
 from cnnaudit.plan import GROUPS
 from cnnaudit.site import Op, Site, Tap
-from cnnaudit.statistics import Probe, View
+from cnnaudit.statistics import Parameters, Probe, View
 from cnnaudit.statistics.window_activity import OPERATORS
 from cnnaudit.stream import Folding
 
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cnnaudit.result import Estimate
+    from cnnaudit.statistics import Statistic
 
 __all__ = ["measure"]
 
-_FACTS = ("kernel", "stride", "padding", "dilation", "op", "groups", "units")
+_FACTS = ("kernel", "stride", "padding", "dilation", "op", "groups", "units", "rank")
 
 
 def measure(
     name: str,
     *tensors: Tensor,
     labels: Tensor | None = None,
+    masks: Any = None,
     sources: Any = None,
     confidence: float = 0.95,
     estimand: str = "population",
@@ -46,9 +49,12 @@ def measure(
     Args:
         name: ``"metric"`` or ``"metric.field"``.
         tensors: One for each tap that the metric reads, in its order (``measure("branch_variance_share", skip,
-            branch)``): images first, then units, then positions; ``(images, units)`` is a map of one position.
-            Integer tensors are taken as already on a grid of ``levels`` levels, 0 to levels - 1.
+            branch)``): images first, then units, then positions; ``(images, units)`` is a map of one position. For
+            metrics of weights the parameters themselves (``measure("stable_rank", conv.weight)``). Integer tensors
+            are taken as already on a grid of ``levels`` levels, 0 to levels - 1.
         labels: Class of each image, for metrics that need it.
+        masks: For metrics that need them: dense labels, whole numbers of shape (images, *size), -1 where nothing is
+            known; or concept masks, bool of shape (images, concepts, *size). Their size need not be the maps'.
         sources: What each image comes from (patient, video), whole numbers or text: images of one source are not
             independent, and intervals are over sources. By default every image is a source of its own.
         confidence: Confidence of the two-sided intervals.
@@ -56,8 +62,8 @@ def measure(
         seed: Seed of the order of images and of sampled positions.
         block: Images that are read at once.
         facts_and_params: The site's facts (``kernel=``, ``stride=``, ``padding=``, ``dilation=`` as one number or one
-            for each dimension, ``op="max"``, ``"avg"``, ``"min"``, ``"stride"`` or ``"conv"``, ``groups=``, ``units=``)
-            and the metric's own parameters.
+            for each dimension, ``op="max"``, ``"avg"``, ``"min"``, ``"stride"`` or ``"conv"``, ``groups=``, ``units=``,
+            ``rank=`` for the largest rank that the op can attain) and the metric's own parameters.
 
     Returns:
         The estimate; gates do not apply, the interval says how little few images tell.
@@ -67,6 +73,7 @@ def measure(
     """
     metric, field = _find(name)
     _check_options(confidence, estimand, block)
+    told = _Told(estimand, confidence)
     data = [_tensor(t) for t in tensors]
     levels = facts_and_params.get("levels")
     site = _site(metric, data, {k: facts_and_params.pop(k) for k in _FACTS if k in facts_and_params})
@@ -74,9 +81,12 @@ def measure(
     why_not = metric.applies(site, field, params)
     if why_not:
         raise MetricError(f"{metric.name}.{field} does not apply: {why_not}")
-    y = _labels(metric, labels, data[0])
-    probe = Probe(metric.reads, site, metric.taps, metric.options(params), clustered=sources is not None)
+    if metric.reads is Parameters:
+        probe = Probe(Parameters, site, metric.taps)
+        return _estimated(metric, field, Parameters.of(probe, dict(zip(metric.taps, data, strict=True))), params, told)
     count = len(data[0])
+    y, concepts = _labels(metric, labels, data[0]), _masks(metric, masks, data[0])
+    probe = Probe(metric.reads, site, metric.taps, metric.options(params), clustered=sources is not None)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     own = torch.argsort(order) if sources is None else _sources(sources, count)
     groups = GROUPS if sources is not None else min(GROUPS, count)
@@ -85,20 +95,34 @@ def measure(
         taps = {tap: x[ids.to(x.device)] for tap, x in zip(metric.taps, data, strict=True)}
         labelled = None if y is None else y[ids.to(y.device)]
         folding.start(Block(number, data[0], labelled, ids, own[ids]))
-        folding.take(probe, View(taps, ids.to(data[0].device), labelled, seed))
+        shown = None if concepts is None else concepts[ids.to(concepts.device)]
+        folding.take(probe, View(taps, ids.to(data[0].device), labelled, seed, shown))
     folding.settle()
-    statistic = folding.statistics[probe]
+    return _estimated(metric, field, folding.statistics[probe], params, told)
+
+
+class _Told(NamedTuple):
+    """How a measured quantity is stated."""
+
+    estimand: str
+    confidence: float
+
+
+def _estimated(metric: Metric, field: str, statistic: Statistic, params: Mapping[str, Any], told: _Told) -> Estimate:
+    count = statistic.n_images
     if statistic.nonfinite:
-        raise MetricError(f"{statistic.nonfinite} of {count} images hold NaN or Inf: {metric.name} is undefined")
-    found = metric.evaluate(statistic, site, params)[field]
-    if estimand == "dataset":
+        broken = f"{statistic.nonfinite} of {count} images hold" if count else "the parameters hold"
+        raise MetricError(f"{broken} NaN or Inf: {metric.name} is undefined")
+    found = metric.evaluate(statistic, statistic.probe.site, params)[field]
+    if told.estimand == "dataset":
         if not metric.fields[field].exact:
             raise MetricError(
                 f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value"
             )
         found = found.on_dataset()
     kernels = tuple(range(len(found.value)))
-    return estimate(found, metric.fields[field].unit, n_images=count, kernels=kernels, confidence=confidence)
+    unit = metric.fields[field].unit
+    return estimate(found, unit, n_images=count, kernels=kernels, confidence=told.confidence)
 
 
 def _find(name: str) -> tuple[Metric, str]:
@@ -125,25 +149,32 @@ def _check_options(confidence: float, estimand: str, block: int) -> None:
         raise MetricError(f"a block holds at least one image, not {block}")
 
 
-def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
+def _check_shapes(metric: Metric, data: list[Tensor]) -> None:
+    weights = metric.reads is Parameters
     if len(data) != len(metric.taps):
         raise MetricError(
             f"{metric.name} reads {len(metric.taps)} tensor(s): {', '.join(metric.taps)}; got {len(data)}"
         )
     for x in data:
-        if x.dim() < 2 or not len(x):
+        if x.dim() < (1 if weights else 2) or not len(x):
             raise MetricError(
                 f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
             )
-    if len({x.shape for x in data}) > 1:
+    if len({len(x) if metric.of_pairs or weights else x.shape for x in data}) > 1:
         raise MetricError(f"the tensors differ in shape: {', '.join(str(tuple(x.shape)) for x in data)}")
+
+
+def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
+    _check_shapes(metric, data)
     op = facts.get("op", "max")
     if op not in (*OPERATORS, "conv"):
         raise MetricError(f"op is one of {', '.join((*OPERATORS, 'conv'))}, not {op!r}")
     is_pool = op != "conv" and metric.at[0] is Op.POOL
     if op == "conv" and Op.CONV not in metric.at:
         raise MetricError(f"{metric.name} is not for convolutions: op is one of {', '.join(OPERATORS)}")
-    spatial = tuple(data[0].shape[2:])
+    *_, last = data
+    spatial = tuple(last.shape[2:])
+    channels = len(last) if metric.reads is Parameters else last.shape[1]
 
     def each(fact: str, default: Any) -> tuple[int, ...]:
         value = facts.get(fact, default)
@@ -155,21 +186,27 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
             )
         return numbers
 
-    kernel = each("kernel", 2) if metric.at[0] is Op.POOL else ()
+    taps = {tap: _tap(x) for tap, x in zip(metric.taps, data, strict=True)}
+    if metric.reads is Parameters:
+        # What the layer would hand on to a ReLU.
+        taps["response"] = Tap("", (channels,), atoms=(0.0,), nonnegative=True)
+    kernel = each("kernel", 2) if metric.at[0] is Op.POOL and not metric.of_pairs else ()
     groups = int(facts.get("groups", 1))
-    if groups < 1 or data[0].shape[1] % groups:
-        raise MetricError(f"groups divide the {data[0].shape[1]} channels, {groups} do not")
+    if groups < 1 or channels % groups:
+        raise MetricError(f"groups divide the {channels} channels, {groups} do not")
     return Site(
         path="tensors",
         op=Op.CONV if op == "conv" else metric.at[0],
-        units=int(facts.get("units", data[0].shape[1])),
-        taps=MappingProxyType({tap: _tap(x) for tap, x in zip(metric.taps, data, strict=True)}),
+        units=int(facts.get("units", channels)),
+        taps=MappingProxyType(taps),
+        parameters=MappingProxyType(taps if metric.reads is Parameters else {}),
         kernel=kernel,
         stride=each("stride", kernel) if kernel else (),
         padding=each("padding", 0) if kernel else (),
         dilation=each("dilation", 1) if kernel else (),
         operator=str(op) if is_pool else "",
         groups=groups,
+        rank=int(facts.get("rank", 0)),
         downsamples=op == "conv",
     )
 
@@ -203,6 +240,18 @@ def _sources(sources: Any, count: int) -> Tensor:
     if len(given) != count or not all(isinstance(value, (int, str)) for value in given):
         raise MetricError(f"sources are {count} whole numbers or texts, one an image")
     return torch.tensor([source_id(value) for value in given])
+
+
+def _masks(metric: Metric, masks: Any, data: Tensor) -> Tensor | None:
+    if not metric.masks:
+        return None
+    if masks is None:
+        raise MetricError(f"{metric.name} needs masks: pass masks=, dense labels or concept masks of each image")
+    try:
+        concepts = as_masks(masks, "masks", images=len(data), dimensions=data.dim() - 2)
+    except LoadError as error:
+        raise MetricError(str(error)) from error
+    return concepts.to(data.device)
 
 
 def _labels(metric: Metric, labels: Tensor | None, data: Tensor) -> Tensor | None:

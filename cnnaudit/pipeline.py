@@ -22,11 +22,12 @@ from tqdm import tqdm
 from cnnaudit.errors import LoadError
 from cnnaudit.graph import capture
 from cnnaudit.judge import decide, family_wise_error
-from cnnaudit.load import Block, Images, Trust, load_model, open_images
+from cnnaudit.load import Block, Images, Trust, concepts, load_model, open_images
 from cnnaudit.looks import Look, schedule
-from cnnaudit.metrics import vocabulary
+from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.plan import Plan, make_plan
 from cnnaudit.result import Report
+from cnnaudit.site import Op
 from cnnaudit.spec import Spec, from_mapping, resolve
 from cnnaudit.spec import load as load_spec
 from cnnaudit.stream import sweep
@@ -120,7 +121,8 @@ def prepare(
     if isinstance(data, (str, Path)):
         data = resolve(str(data), base=Path.cwd(), role="data")
     columns = tuple(dict.fromkeys(rule.by.column for rule in spec.rules if rule.by))
-    images = open_images(spec.data if data is None else data, trust, columns)
+    masks = any(registry()[rule.metric].masks for rule in spec.rules)
+    images = open_images(spec.data if data is None else data, trust, columns, masks=masks)
     sampling = spec.sampling
     rest = (block.to(where, dtype) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
     first = next(rest, None)
@@ -137,6 +139,8 @@ def prepare(
         graph.sites,
         classes=classes,
         labelled=images.labelled,
+        masked=images.masked,
+        concepts=_concepts(images, first),
         n_images=count,
         clustered=images.clustered,
         values=images.values if images.all_values else {},
@@ -332,6 +336,12 @@ def _classes(images: Images, graph: ModelGraph, first: Block) -> int:
     return max(int(first.labels.max()) + 1, head.units if head else 0)
 
 
+def _concepts(images: Images, first: Block) -> int:
+    if first.masks is None:
+        return 0
+    return concepts(first.masks) if images.concepts is None else images.concepts
+
+
 def _counted(prepared: Prepared) -> Iterator[Block]:
     limit, count = prepared.spec.sampling.max_images, prepared.images.count
     known = [n for n in (limit, count) if n is not None]
@@ -350,7 +360,9 @@ def _model_facts(prepared: Prepared) -> dict[str, Any]:
         "source": spec.model.written if spec.model else f"a {type(prepared.model).__name__} from Python",
         "weights": spec.weights.written if spec.weights else "",
         "sha256": digest.hexdigest(),
-        "sites": dict(sorted(Counter(str(site.op) for site in prepared.graph.sites).items())),
+        "sites": dict(
+            sorted(Counter(str(site.op) for site in prepared.graph.sites if site.op is not Op.INPUT).items())
+        ),
         "input_shape": list(prepared.graph.input_shape),
     }
 
@@ -369,7 +381,7 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "alpha": [(1 - sampling.confidence) * look.spent for look in prepared.looks],
         "family_wise_error": family_wise_error(prepared.plan, spec),
         "statistics_bytes": prepared.plan.bytes,
-        "metrics": sorted({check.metric.id for check in prepared.plan.checks}),
+        "metrics": sorted({check.metric.identified(check.rule.params) for check in prepared.plan.checks}),
         "device": str(prepared.device),
         "dtype": str(_home(prepared.model)[1]).removeprefix("torch."),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32),

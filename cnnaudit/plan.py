@@ -10,33 +10,48 @@ from typing import TYPE_CHECKING
 from cnnaudit.errors import MetricError
 from cnnaudit.metrics import Metric, Need, registry
 from cnnaudit.spec.glob import matches
-from cnnaudit.statistics import Probe, sample_kernels
+from cnnaudit.statistics import Parameters, Probe, sample_kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cnnaudit.site import Site
     from cnnaudit.spec import Rule, Spec
 
-__all__ = ["GROUPS", "Check", "Plan", "make_plan", "near_misses", "selects"]
+__all__ = ["GROUPS", "Check", "Plan", "make_plan", "near_misses", "places", "selects"]
 
 GROUPS = 64
 _VALUES = 8
+_LACKING = {
+    "labels": "(images, labels)",
+    "masks": "(images, masks), classes of shape (images, *size) or 0 and 1 of shape (images, concepts, *size)",
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One rule at one site; ``probe`` is None where the metric does not apply, and ``reason`` says why."""
+    """One rule at one site, or at one pair of sites.
+
+    Attributes:
+        rule, metric: What is judged.
+        site: Where; of a pair the two as one site.
+        probe: What is read; None where the metric does not apply.
+        reason: Why it does not.
+        places: The network's own sites that are meant: one, or the two of a pair.
+    """
 
     rule: Rule
     metric: Metric
     site: Site
     probe: Probe | None
     reason: str = ""
+    places: tuple[Site, ...] = ()
 
     @property
     def on_dataset(self) -> bool:
-        """True where the claim is about the images read, not about the population behind them."""
+        """True where the claim is about the images read, or the weights, not about the population behind them."""
+        if self.metric.reads is Parameters:
+            return True
         if self.rule.estimand is None:
             return self.metric.fields[self.rule.field].dataset
         return self.rule.estimand == "dataset"
@@ -79,6 +94,8 @@ def make_plan(
     classes: int,
     labelled: bool,
     n_images: int | None,
+    masked: bool = False,
+    concepts: int = 0,
     clustered: bool = False,
     values: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Plan:
@@ -90,34 +107,47 @@ def make_plan(
         classes: Number of classes.
         labelled: Whether the data has labels.
         n_images: Number of images that will be read, None where that is unknown.
+        masked: Whether the data has masks.
+        concepts: Number of concepts that they tell apart.
         clustered: Whether several images may come from one source.
         values: Values of the columns that rules slice by, of the columns where all are known.
 
     Raises:
-        MetricError: a rule needs labels and the data has none, or memory does not reach for one kernel.
+        MetricError: a rule needs labels or masks and the data has none, or memory does not reach for one kernel.
     """
     checks: list[Check] = []
     absent: list[tuple[Rule, str]] = []
+    pairs = _Pairs()
     for rule in spec.rules:
         metric = registry()[rule.metric]
-        if metric.labels and not labelled:
+        lacking = _lacking(metric, labelled=labelled, masked=masked)
+        if lacking:
             if rule.if_absent == "skip" and rule.min is rule.max is None:
                 # Nothing is asserted without a bound, so nothing that was asked for goes unjudged.
-                absent.append((rule, f"{metric.name} needs labels, and the data has none"))
+                absent.append((rule, f"{metric.name} needs {lacking}, and the data has none"))
                 continue
             raise MetricError(
-                f"{spec.place(rule)}: rule {rule.id!r} measures {metric.name}, which needs labels, and the data "
-                "has none: give the data a `labels` array or have the iterable yield (images, labels)"
+                f"{spec.place(rule)}: rule {rule.id!r} measures {metric.name}, which needs {lacking}, and the data "
+                f"has none: give the data a `{lacking}` array or have the iterable yield {_LACKING[lacking]}"
             )
-        selected = [site for site in sites if selects(rule, metric, site)]
+        selected = list(places(rule, metric, sites))
         if not selected:
             absent.append((rule, near_misses(rule, metric, sites)))
-        checks += [_check(rule, metric, site, clustered=clustered) for site in selected]
+        for at in selected:
+            site = pairs.site(at, crossed=metric.of_pairs)
+            checks.append(_check(rule, metric, site, at, clustered=clustered))
     groups = GROUPS if clustered or n_images is None else max(1, min(GROUPS, n_images))
-    held = _Held(groups, classes, values)
+    held = _Held(groups, classes, concepts, values)
     checks = _fit(checks, held, spec.sampling.max_memory, spec.sampling.seed)
     probes = tuple(dict.fromkeys(check.probe for check in checks if check.probe is not None))
     return Plan(tuple(checks), tuple(absent), probes, groups, held.bytes(probes))
+
+
+def _lacking(metric: Metric, *, labelled: bool, masked: bool) -> str:
+    """What a metric needs and the data has not; empty where nothing is missing."""
+    if metric.labels and not labelled:
+        return "labels"
+    return "masks" if metric.masks and not masked else ""
 
 
 def selects(rule: Rule, metric: Metric, site: Site) -> bool:
@@ -126,15 +156,58 @@ def selects(rule: Rule, metric: Metric, site: Site) -> bool:
     return site.op in ops and metric.where(site) and any(matches(pattern, site.path) for pattern in rule.at)
 
 
-def _check(rule: Rule, metric: Metric, site: Site, *, clustered: bool) -> Check:
-    reason = metric.applies(site, rule.field, rule.params)
+def places(rule: Rule, metric: Metric, sites: Sequence[Site]) -> Iterator[tuple[Site, ...]]:
+    """Yield the sites that a rule speaks of, each alone; or the pairs, each from an earlier site to a later one."""
+    for i, site in enumerate(sites):
+        if not selects(rule, metric, site):
+            continue
+        if not rule.start:
+            yield (site,)
+            continue
+        for start in sites[:i]:
+            if start.result and any(matches(pattern, start.path) for pattern in rule.start):
+                yield start, site
+
+
+class _Pairs:
+    """Sites as metrics see them, each made once, so that equal probes are equal."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[tuple[Site, ...], bool], Site] = {}
+
+    def site(self, at: tuple[Site, ...], *, crossed: bool = False) -> Site:
+        """The site of one place: itself, as what goes in and comes out where that is meant, or a pair as one."""
+        if (at, crossed) not in self._made:
+            *start, site = at
+            seen = site.crossed if crossed else site
+            self._made[at, crossed] = site.after(start[0]) if start else seen or site
+        return self._made[at, crossed]
+
+
+def _check(rule: Rule, metric: Metric, site: Site, at: tuple[Site, ...], *, clustered: bool) -> Check:
+    reason = _pointless(metric, site) or metric.applies(site, rule.field, rule.params)
     if metric.labels and rule.by and rule.by.column == "labels":
         reason = "it compares classes, and a slice by labels has only one"
     if reason is not None:
-        return Check(rule, metric, site, None, reason)
+        return Check(rule, metric, site, None, reason, at)
+    if metric.reads is Parameters:
+        return Check(rule, metric, site, Probe(Parameters, site, metric.taps), "", at)
     by = rule.by.column if rule.by else ""
-    options = metric.options(rule.params)
-    return Check(rule, metric, site, Probe(metric.reads, site, metric.taps, options, clustered=clustered, by=by))
+    taps = tuple(site.tap(tap) for tap in metric.taps)
+    probe = Probe(metric.reads, site, taps, metric.options(rule.params), clustered=clustered, by=by)
+    return Check(rule, metric, site, probe, "", at)
+
+
+def _pointless(metric: Metric, site: Site) -> str | None:
+    """Why a metric cannot be read at a site at all; None where it can."""
+    if metric.reads is Parameters:
+        missing = [name for name in metric.taps if name not in site.parameters]
+        if "weight" in missing:
+            return "its weight is no plain parameter (it is computed, or the convolution is transposed)"
+        return "no batch norm with a scale and shift follows it alone" if missing else None
+    if metric.of_pairs and "from" not in site.taps:
+        return "it has no single input to compare its result with; name a pair with at: {from: ..., to: ...}"
+    return None
 
 
 def near_misses(rule: Rule, metric: Metric, sites: Sequence[Site], *, whole: str = "the network") -> str:
@@ -142,6 +215,12 @@ def near_misses(rule: Rule, metric: Metric, sites: Sequence[Site], *, whole: str
     ops = (rule.op,) if rule.op else metric.at
     wanted, pattern = " or ".join(ops), " or ".join(map(repr, rule.at))
     meant = [site.path for site in sites if site.op in ops and metric.where(site)]
+    ends = [path for path in meant if any(matches(glob, path) for glob in rule.at)]
+    if rule.start and ends:
+        started, known = " or ".join(map(repr, rule.start)), [site.path for site in sites]
+        near = [path for glob in rule.start for path in difflib.get_close_matches(glob, known, n=3, cutoff=0.4)]
+        named = ", ".join(dict.fromkeys(near or known[:3]))
+        return f"from: {started} matches no site before {ends[0]}, the first of to: {pattern}; {whole} has {named}"
     if not meant:
         return f"{whole} has no {wanted} site that {metric.name} could be measured at"
     close = [path for glob in rule.at for path in difflib.get_close_matches(glob, meant, n=3, cutoff=0.4)]
@@ -157,11 +236,24 @@ class _Held:
 
     groups: int
     classes: int
+    concepts: int
     values: Mapping[str, Sequence[str]]
 
     def bytes(self, probes: Iterable[Probe]) -> int:
-        sizes = ((p, p.statistic.size(p, self.groups, self.classes)) for p in probes)
-        return sum(size * self.slices(p) for p, size in sizes)
+        sizes = ((p, self.concepts if p.statistic.by_concept else self.classes) for p in probes)
+        return sum(p.statistic.size(p, self.groups, classes) * self.slices(p) for p, classes in sizes)
+
+    def cap(self, probe: Probe, share: int, seed: int) -> Probe:
+        """Return the probe with as many kernels as keep its statistic within a share of the bytes, at least one."""
+        units = probe.site.units
+        if not probe.statistic.sampled_kernels or self.bytes([probe]) <= share:
+            return probe
+        low, high = 1, units
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.bytes([replace(probe, kernels=tuple(range(middle)))]) <= share
+            low, high = (middle, high) if fits else (low, middle)
+        return replace(probe, kernels=sample_kernels(probe.site.path, seed, units, low)) if low < units else probe
 
     def slices(self, probe: Probe) -> int:
         """Statistics that a probe will have; where only reading tells, as many as most columns have values."""
@@ -171,27 +263,23 @@ class _Held:
 def _fit(checks: list[Check], held: _Held, budget: int, seed: int) -> list[Check]:
     """Return the checks with kernels sampled by hash where the byte budget does not reach for all of them."""
 
-    def capped(cap: int) -> list[Check]:
-        return [replace(c, probe=None if c.probe is None else _cap(c.probe, cap, seed)) for c in checks]
+    def capped(share: int) -> list[Check]:
+        return [replace(c, probe=None if c.probe is None else held.cap(c.probe, share, seed)) for c in checks]
 
     def total(found: list[Check]) -> int:
         return held.bytes(dict.fromkeys(c.probe for c in found if c.probe is not None))
 
     if total(checks) <= budget:
         return checks
-    low, high = 1, max(c.site.units for c in checks)
-    if total(capped(low)) > budget:
+    least = total(capped(0))
+    if least > budget:
         raise MetricError(
             f"sampling.max_memory of {budget:,} bytes does not reach even for one kernel a site: "
-            f"{total(capped(low)):,} bytes are needed"
+            f"{least:,} bytes are needed"
         )
+    # The largest share that each statistic may take: what is small keeps all of its kernels.
+    low, high = 0, budget
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if total(capped(middle)) <= budget else (low, middle)
     return capped(low)
-
-
-def _cap(probe: Probe, cap: int, seed: int) -> Probe:
-    if not probe.statistic.sampled_kernels or probe.site.units <= cap:
-        return probe
-    return replace(probe, kernels=sample_kernels(probe.site.path, seed, probe.site.units, cap))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -112,6 +112,19 @@ class Site:
     def result(self) -> str:
         """The tap that the site hands on: after the norm and activation that follow it alone."""
         return next((tap for tap in ("response", "sum", "output") if tap in self.taps), "")
+
+    @property
+    def crossed(self) -> Site | None:
+        """The site as a pair of what goes in and what comes out; None where it reads none or several values."""
+        if not self.source or not self.result:
+            return None
+        ends = {"from": self.taps[self.source], "to": self.taps[self.result]}
+        return replace(self, taps=MappingProxyType({**self.taps, **ends}))
+
+    def after(self, start: Site) -> Site:
+        """This site as the end of a pair: the results of both, and all other facts its own."""
+        ends = {"from": start.taps[start.result], "to": self.taps[self.result]}
+        return replace(self, path=f"{start.path} -> {self.path}", taps=MappingProxyType(ends))
 
     def tap(self, name: str) -> str:
         """Return the tap that a metric's name for it means here: its own name, or ``result``.

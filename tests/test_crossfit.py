@@ -125,3 +125,21 @@ def test_the_upper_end_bears_a_crossfitted_value_above_the_plugin_one():
     assert found.interval(0.95)[1] == pytest.approx([3 + z, 2 + z])
     assert found.p_at_least(2.5) == pytest.approx(stats.norm.cdf([0.5, -0.5]))
     assert found.p_above(2.5) == pytest.approx(stats.norm.cdf([0.5, -0.5]))
+
+
+def test_chance_may_differ_from_unit_to_unit():
+    """Two kernels of value 3: chance is 0 for one and 2 for the other, and their excess is known by itself."""
+    claim = Normal(np.array([3.0, 3.0]), np.ones(2))
+    excess = Normal(np.array([3.0, 1.0]), np.full(2, 0.5))
+    found = Selected(claim.value, claim, claim, 10, np.array([0.0, 2.0]), excess)
+    z, refuted = stats.norm.ppf(0.975), stats.norm.sf([6, 2])
+    assert found.interval(0.95)[0] == pytest.approx([3 - z, min(2, 3 - z)])
+    assert found.p_at_most(1) == pytest.approx([stats.norm.sf(2), stats.norm.sf(2)])  # outside chance for the second
+    assert found.p_at_most(2) == pytest.approx([stats.norm.sf(1), max(10 * refuted[1], stats.norm.sf(1))])
+    mean = found.mean()
+    assert (mean.chance, mean.excess.value) == (pytest.approx([1]), pytest.approx([2]))
+    parts = [
+        Selected(claim.value, claim, claim, 10, found.chance, Normal(excess.value + d, excess.error)) for d in (-1, 1)
+    ]
+    by_source = found.regrouped(parts, np.array([1.0, 1.0]), 2)
+    assert by_source.excess.error == pytest.approx(excess.regrouped([p.excess for p in parts], np.ones(2), 2).error)

@@ -156,7 +156,7 @@ def test_evaluation_mode_holds_while_capturing():
 
 def test_a_model_that_runs_without_gradients_hides_nothing():
     model = Forward(torch.no_grad()(lambda x: F.max_pool2d(F.relu(x), 2)))
-    assert [site.op for site in capture(model, EXAMPLE).sites] == ["conv", "pool", "head"]
+    assert [site.op for site in capture(model, EXAMPLE).sites] == ["input", "conv", "pool", "head"]
 
 
 def test_a_branch_on_values_is_explained(capfd):

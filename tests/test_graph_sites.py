@@ -32,7 +32,10 @@ class Net(nn.Module):
 
 
 def sites_of(model, *size, channels=3):
-    return capture(model, torch.zeros(2, channels, *size)).sites
+    """The sites after the input."""
+    image, *sites = capture(model, torch.zeros(2, channels, *size)).sites
+    assert image.op is Op.INPUT
+    return tuple(sites)
 
 
 def site_of(model, path, *size, channels=3):
@@ -81,7 +84,7 @@ def test_counts_and_bit_identity(name, expected):
     extra = {"init_weights": False} if name == "googlenet" else {}
     model = models.get_model(name, weights=None, **extra)
     graph = capture(model, torch.zeros(2, 3, 64, 64))
-    assert Counter(site.op for site in graph.sites) == expected
+    assert Counter(site.op for site in graph.sites) == {"input": 1, **expected}
     assert len({site.path for site in graph.sites}) == len(graph.sites)
     of_whole_maps = [site.is_global for site in graph.sites if site.op is Op.POOL].count(True)
     assert of_whole_maps == (0 if name == "vgg11" else 1 + expected.get("gate", 0))  # vgg11 pools to 7x7 maps
@@ -106,7 +109,7 @@ def test_resnet18_in_detail():
         "conv1",
         *(f"layer{stage}.0.{conv}" for stage in (2, 3, 4) for conv in ("conv1", "downsample.0")),
     }
-    assert find_sites(graph.module)[0].path == "conv1"
+    assert [site.path for site in find_sites(graph.module)[:2]] == ["input", "conv1"]
 
 
 def test_a_receptive_field_is_never_larger_than_the_image():
@@ -157,6 +160,7 @@ def test_every_fact_of_a_functional_network():
         for s in graph.sites
     }
     assert facts == {
+        "input": ("input", 3, (), (), (), (), 1, 1, 0, 0),
         "#conv.0": ("conv", 8, (5, 5), (2, 2), (2, 2), (1, 1), 1, 5, 8, 1),
         "#max_pool.0": ("pool", 8, (2, 2), (2, 2), (0, 0), (1, 1), 1, 7, 0, 1),
         "#conv.1": ("conv", 8, (3, 3), (1, 1), (1, 1), (1, 1), 1, 15, 8, 2),
@@ -174,6 +178,7 @@ def test_every_fact_of_a_functional_network():
     taps = {s.path: {name: (t.shape, *known(t)) for name, t in s.taps.items()} for s in graph.sites}
     big, small, cat, vector = (8, 24, 24), (8, 12, 12), (16, 12, 12), (16, 1, 1)
     assert taps == {
+        "input": {"output": ((3, 48, 48), *SIGNED)},
         "#conv.0": {"input": ((3, 48, 48), *SIGNED), "output": (big, *SIGNED), "response": (big, *RELU)},
         "#max_pool.0": {"input": (big, *RELU), "output": (small, *RELU)},
         "#conv.1": {"input": (small, *RELU), "output": (small, *SIGNED), "response": (small, *RELU)},
@@ -845,6 +850,7 @@ def test_what_only_steers_a_gate_is_marked():
 
     graph = capture(Gated(), torch.rand(2, 3, 8, 8))
     assert {site.path: site.steers for site in graph.sites if site.op is not Op.HEAD} == {
+        "input": False,
         "conv": False,
         "squeeze": True,
         "excite": True,

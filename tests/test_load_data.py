@@ -23,6 +23,11 @@ def images_and_labels(count=COUNT):
     return images, torch.arange(count) % 5
 
 
+def dense_labels(count=COUNT):
+    """Classes 0 to 3 of 3 x 2 positions, and -1 here and there."""
+    return (torch.arange(count * 6).reshape(count, 3, 2) % 5 - 1).to(torch.int16)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -33,8 +38,8 @@ def source(text="data.npz", **options):
     return resolve(text, base=__import__("pathlib").Path.cwd(), role="data", options=options)
 
 
-def opened(data, *columns, globs=("*.py",)):
-    return open_images(data, Trust.here(globs), columns)
+def opened(data, *columns, globs=("*.py",), masks=False):
+    return open_images(data, Trust.here(globs), columns, masks=masks)
 
 
 def everything(images, size=8, seed=0, limit=None):
@@ -89,11 +94,10 @@ def batches(size=10):
 def test_batches_of_any_size_become_blocks_of_one_size(batch, size):
     images, labels = images_and_labels()
     scanners, sources = torch.arange(COUNT) % 3, torch.arange(COUNT) // 4
+    masks = dense_labels()
     given = [
-        Batch(
-            images[i : i + batch], labels[i : i + batch], sources[i : i + batch], {"scanner": scanners[i : i + batch]}
-        )
-        for i in range(0, COUNT, batch)
+        Batch(images[part], labels[part], sources[part], {"scanner": scanners[part]}, masks[part])
+        for part in (slice(i, i + batch) for i in range(0, COUNT, batch))
     ]
     found = list(blocks(given, range(100, 200), size))
     assert [len(b.images) for b in found] == [size] * (COUNT // size) + [COUNT % size] * (COUNT % size > 0)
@@ -101,6 +105,7 @@ def test_batches_of_any_size_become_blocks_of_one_size(batch, size):
     assert torch.equal(torch.cat([b.labels for b in found]), labels)
     assert torch.equal(torch.cat([b.sources for b in found]), sources)
     assert torch.equal(torch.cat([b.columns["scanner"] for b in found]), scanners)
+    assert torch.equal(torch.cat([b.masks for b in found]), masks)
     assert torch.cat([b.ids for b in found]).tolist() == list(range(100, 100 + COUNT))
 
 
@@ -119,10 +124,14 @@ def test_without_sources_every_image_is_its_own():
 
 def test_a_block_moves_with_all_that_the_model_may_need():
     codes = torch.arange(2)
-    block = Block(3, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), codes, codes, {"scanner": codes})
+    masks = torch.zeros(2, 2, 2, dtype=torch.int16)
+    block = Block(
+        3, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), codes, codes, {"scanner": codes}, masks
+    )
     moved = block.to(torch.device("meta"), torch.float16)
     assert moved.number == 3
-    assert {moved.images.device.type, moved.labels.device.type, moved.ids.device.type} == {"meta"}
+    assert {x.device.type for x in (moved.images, moved.labels, moved.ids, moved.masks)} == {"meta"}
+    assert moved.masks.dtype is torch.int16
     assert {moved.sources.device.type, moved.columns["scanner"].device.type} == {"cpu"}
 
 
@@ -545,6 +554,220 @@ def test_the_digest_is_of_sources_and_wanted_columns_too():
     assert digest("scanner", source=None, limit=5) == digest("scanner", source=None, limit=5, scanner=scanner)
 
 
+# --- masks -------------------------------------------------------------------------------------------------------
+
+
+class Scenes(Samples):
+    def __init__(self, form=lambda image, label, mask: {"image": image, "label": label, "mask": mask}):
+        super().__init__()
+        self.masks, self.form = dense_labels(), form
+
+    def __getitem__(self, i):
+        return self.form(*super().__getitem__(i), self.masks[i])
+
+
+def with_masks(masks=None, name="masks"):
+    images, labels = images_and_labels()
+    return {"images": images, "labels": labels, name: dense_labels() if masks is None else masks}
+
+
+def masks_in_batches(size=10):
+    return [{name: x[i : i + size] for name, x in with_masks().items()} for i in range(0, COUNT, size)]
+
+
+def masks_and_ids(images, size=8, seed=0, limit=None):
+    found = list(images.blocks(size, seed, limit))
+    return torch.cat([block.masks for block in found]), torch.cat([block.ids for block in found])
+
+
+MASKED = {
+    "arrays": with_masks,
+    "numpy arrays": lambda: {name: np.asarray(values) for name, values in with_masks().items()},
+    "mask": lambda: with_masks(name="mask"),
+    "dataset": Scenes,
+    "dataset with numpy masks": lambda: Scenes(lambda x, y, m: {"image": x, "labels": y, "masks": m.numpy()}),
+    "dataset of masks of lists": lambda: Scenes(lambda x, y, m: {"image": x, "masks": m.tolist()}),
+    "batches": masks_in_batches,
+    "loader": lambda: DataLoader(Scenes(), batch_size=10),
+    "pair of arrays": lambda: (images_and_labels()[0], dense_labels()),
+    "dataset of pairs": lambda: Scenes(lambda x, y, m: (x, m.long())),
+    "loader of pairs": lambda: DataLoader(Scenes(lambda x, y, m: (x, m)), batch_size=10),
+    "labels that are masks": lambda: {"images": images_and_labels()[0], "labels": dense_labels()},
+    "unsigned": lambda: with_masks(dense_labels().to(torch.uint8)),  # -1 becomes 255
+    "wider": lambda: with_masks(dense_labels().to(torch.int64)),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_every_image_has_its_dense_labels(kind):
+    found = opened(MASKED[kind](), masks=True)
+    assert found.masked
+    masks, ids = masks_and_ids(found)
+    assert masks.dtype is torch.int16
+    assert torch.equal(masks, dense_labels()[ids])
+    assert sorted(ids.tolist()) == list(range(COUNT))
+    many = any(word in kind for word in ("dataset", "batches", "loader"))
+    assert found.concepts == (None if many else 4)
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_masks_are_not_read_where_no_rule_needs_them(kind):
+    found = opened(MASKED[kind]())
+    assert (found.masked, found.concepts) == (False, None)
+    blocks_ = list(found.blocks(8, 0, None))
+    assert all(block.masks is None for block in blocks_)
+    assert sum(len(block.images) for block in blocks_) == COUNT
+    assert found.labelled == ("pair" not in kind and kind not in {"labels that are masks", "dataset of masks of lists"})
+
+
+def test_masks_that_are_not_read_may_be_anything():
+    found = opened(with_masks("nonsense"))
+    assert sum(len(block.images) for block in found.blocks(8, 0, None)) == COUNT
+
+
+CONCEPTS = torch.stack([dense_labels() == c for c in range(3)], 1)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [CONCEPTS, CONCEPTS.long(), CONCEPTS.to(torch.uint8), CONCEPTS.numpy(), CONCEPTS.numpy().astype(np.uint16)],
+    ids=["bool", "int64", "uint8", "numpy", "uint16"],
+)
+def test_concept_masks(masks):
+    found = opened(with_masks(masks), masks=True)
+    assert found.concepts == 3
+    read, ids = masks_and_ids(found)
+    assert read.dtype is torch.bool
+    assert torch.equal(read, CONCEPTS[ids])
+    (part,) = list(opened([with_masks(masks)], masks=True).blocks(64, 0, None))
+    assert torch.equal(part.masks, CONCEPTS)
+
+
+def test_true_and_false_without_concepts_are_one():
+    found = opened((images_and_labels()[0], dense_labels() > 1), masks=True)
+    read, ids = masks_and_ids(found)
+    assert (found.concepts, read.shape) == (1, (COUNT, 1, 3, 2))
+    assert torch.equal(read[:, 0], (dense_labels() > 1)[ids])
+
+
+def test_two_batches_of_whole_numbers_are_not_images_and_masks():
+    batches_ = [torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.ones(3, 1, 2, 2, dtype=torch.uint8)]
+    found = opened(batches_, masks=True)
+    assert not found.masked
+    assert len(everything(found)[0]) == 6
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(4, 3), torch.zeros(4, 2, 2)], ids=["one-hot", "fractions everywhere"])
+def test_labels_of_fractions_are_never_masks(labels):
+    with pytest.raises(LoadError, match="labels must be one integer an image"):
+        everything(opened([(X, labels)], masks=True))
+
+
+def test_a_label_of_one_number_in_an_array_is_no_mask():
+    with pytest.raises(LoadError, match=r"labels must be one integer an image, not torch.int64 of shape \(4, 1\)"):
+        everything(opened([(torch.zeros(4, 1, 9), torch.zeros(4, 1, dtype=torch.int64))], masks=True))
+
+
+ONE = torch.zeros(4, 2, 2, dtype=torch.int64)
+BAD_MASKS = {
+    "fractions": (ONE.double(), "masks hold whole numbers, or True and False, not torch.float64"),
+    "NaN": (ONE * float("nan"), "masks hold whole numbers, or True and False, not torch.float32"),
+    "text": ([["a"]] * 4, "list is not an array of masks"),
+    "one a image": (
+        torch.zeros(4, dtype=torch.int64),
+        r"masks have shape \(4,\); expected dense labels \(images, size1, s",
+    ),
+    "too many dimensions": (
+        ONE[:, None, None],
+        r"masks have shape \(4, 1, 1, 2, 2\); .* or \(images, concepts, size1, size2\) of 0 a",
+    ),
+    "no positions": (ONE[..., :0], r"masks have shape \(4, 2, 0\)"),
+    "no concepts": (ONE[:, None][:, :0], r"masks have shape \(4, 0, 2, 2\)"),
+    "too few": (ONE[:3], "4 images but 3 masks"),
+    "negative": (ONE - 2, "dense labels hold -2: classes are 0 and more, and -1 where nothing is known"),
+    "too large": (ONE + 40_000, "dense labels hold 40000: classes go up to 32767"),
+    "classes with a dimension of concepts": (
+        ONE[:, None] + 3,
+        "masks with a dimension of concepts hold 0 and 1, not 3; dense labels have none",
+    ),
+}
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["arrays", "batches"])
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_what_is_no_mask_is_refused_with_its_place(kind, many):
+    masks, message = BAD_MASKS[kind]
+    data = {"images": X, "masks": masks}
+    if kind == "text" and not many:
+        message = "masks are a list, not an array of masks"
+    with pytest.raises(LoadError, match=("batch 0: " if many else "a dict from Python: ") + message):
+        everything(opened([data] if many else data, masks=True))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (None, "some batches have masks and some have none"),
+        (
+            torch.zeros(4, 3, 3, dtype=torch.int64),
+            r"dense labels of shape \(3, 3\) after dense labels of shape \(2, 2\)",
+        ),
+        (ONE[:, None] > 0, r"masks of shape \(1, 2, 2\) after dense labels of shape \(2, 2\)"),
+    ],
+    ids=["none", "another size", "another form"],
+)
+def test_masks_that_cannot_be_joined_are_told(second, message):
+    with pytest.raises(LoadError, match=message):
+        everything(opened([{"images": X, "masks": ONE}, {"images": X, "masks": second}], masks=True), size=16)
+
+
+def test_a_limit_reads_only_the_masks_of_its_images():
+    broken = masks_in_batches()
+    broken[1]["masks"] = broken[1]["masks"].clone()
+    broken[1]["masks"][5:] = -7
+    masks, ids = masks_and_ids(opened(broken, masks=True), limit=15)
+    assert torch.equal(masks, dense_labels()[ids])
+    assert len(ids) == 15
+
+
+def test_the_digest_is_of_masks_where_they_are_read():
+    def digest(masks=None, *, read=True):
+        found = opened(with_masks(masks), masks=read)
+        everything(found)
+        return found.facts["sha256"]
+
+    changed = dense_labels()
+    changed[3, 0, 0] = 3
+    assert digest() == digest(dense_labels().long()) == digest(dense_labels().to(torch.uint8))
+    assert digest(changed) != digest()
+    assert digest(changed, read=False) == digest(read=False) != digest()
+
+
+def test_masks_are_not_a_column():
+    with pytest.raises(LoadError, match=r"no column 'masks', which a rule slices by; the columns are labels$"):
+        opened(with_masks(), "masks", masks=True)
+
+
+def test_an_npz_holds_masks(here):
+    save(masks=dense_labels().numpy())
+    found = opened(source(), masks=True)
+    masks, ids = masks_and_ids(found)
+    assert torch.equal(masks, dense_labels()[ids])
+    assert not opened(source()).masked
+    save(truth=dense_labels().numpy())
+    assert opened(source(masks="truth"), masks=True).masked
+    assert not opened(source(masks="truth")).masked  # none of the rules that need them runs this time
+    with pytest.raises(LoadError, match="no array 'other'"):
+        opened(source(masks="other"))
+    assert not opened(source(), masks=True).masked
+
+
+def test_an_npz_may_hold_dense_labels_as_labels(here):
+    save(labels=dense_labels().numpy())
+    found = opened(source(), masks=True)
+    assert (found.labelled, found.masked, found.concepts) == (False, True, 4)
+
+
 # --- npz -----------------------------------------------------------------------------------------------------
 
 
@@ -606,7 +829,7 @@ def test_labels_that_were_asked_for_by_name_must_be_there(here):
 
 def test_an_option_that_npz_does_not_have_is_told(here):
     save()
-    words = "no option 'imagse'; did you mean 'images'[?] the options are images, labels, source and columns"
+    words = "no option 'imagse'; did you mean 'images'[?] the options are images, labels, source, masks and columns"
     with pytest.raises(LoadError, match=words):
         opened(source(imagse="x"))
     with pytest.raises(LoadError, match="no array 'device'; it has images, labels"):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from cnnaudit.site import Op
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,10 +21,11 @@ __all__ = ["describe"]
 def describe(prepared: Prepared) -> str:
     """Return the sites with the rules that cover them by number, then the rules with what they need."""
     plan, spec = prepared.plan, prepared.spec
+    own = [site for site in prepared.graph.sites if site.op is not Op.INPUT]
     sites = [_site(site, prepared) for site in prepared.graph.sites]
     rules = [_rule(number, rule, prepared) for number, rule in enumerate(spec.rules, 1)]
     absent = [f"{spec.place(rule)}: rule {rule.id!r} selects nothing: {message}" for rule, message in plan.absent]
-    covered = sum(any(c.site is site for c in plan.checks) for site in prepared.graph.sites)
+    covered = sum(any(site in c.places for c in plan.checks) for site in own)
     count = prepared.images.count
     images = "an unknown number of images" if count is None else f"{count:,} images"
     needed = "sources needed" if prepared.images.clustered else "images needed"
@@ -31,7 +34,7 @@ def describe(prepared: Prepared) -> str:
         tabulate(sites, headers=columns, disable_numparse=True),
         tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", needed], disable_numparse=True),
         *absent,
-        f"{len(sites)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
+        f"{len(own)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
         f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",
     ]
     return "\n\n".join(parts)
@@ -47,7 +50,7 @@ def _site(site: Site, prepared: Prepared) -> Sequence[str]:
     plan = prepared.plan
     tap = site.taps.get("output") or site.taps.get("sum")
     kind = f"{site.operator} {site.op}" if site.operator else str(site.op)
-    mine = [c for c in plan.checks if c.site is site and c.probe is not None]
+    mine = [c for c in plan.checks if c.places[-1:] == (site,) and c.probe is not None]
     numbers = [str(i) for i, rule in enumerate(prepared.spec.rules, 1) if any(c.rule is rule for c in mine)]
     size = sum(p.statistic.size(p, plan.groups, prepared.classes) for p in {c.probe for c in mine} if p)
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,20 +21,26 @@ def command(name: str | None) -> None:
     from cnnaudit.metrics import registry, vocabulary  # noqa: PLC0415 - pydantic is imported when it is needed, not for --help
 
     if name is None:
-        rows = [_row(metric) for metric in registry().values()]
-        click.echo(tabulate(rows, headers=["metric.field", "unit", "at", "labels", "what it is"], tablefmt="simple"))
-        click.echo("\n`cnnaudit explain NAME` tells the whole story of one of them.")
+        click.echo("\n\n".join(_entry(metric) for metric in registry().values()))
+        click.echo(
+            "\nCost: weights reads no image; light adds little to a forward pass, medium some tenths, heavy more "
+            "than that, or seconds a site at the end.\n`cnnaudit explain NAME` tells the whole story of one of them."
+        )
         return
     entry, _ = vocabulary().find(name)
     click.echo(story(registry()[entry.name]))
 
 
-def _row(metric: Metric) -> list[str]:
-    names = [f"{metric.name}.{field}" for field in metric.fields]
-    units = [field.unit for field in metric.fields.values()]
-    told = [field.summary for field in metric.fields.values()]
-    ops = ", ".join(metric.at)
-    return ["\n".join(names), "\n".join(units), ops, "yes" if metric.labels else "no", "\n".join(told)]
+def _entry(metric: Metric) -> str:
+    """A metric in the list of all: what it is, where, at which price, then its fields."""
+    rows = [[f"{metric.name}.{name}", field.unit, field.summary] for name, field in metric.fields.items()]
+    told = f"at {_places(metric)}; needs {metric.needs}; cost {metric.cost_class}; interval: {metric.interval}"
+    fields = tabulate(rows, tablefmt="plain", disable_numparse=True)
+    return f"{metric.name}: {metric.summary}\n{indent(told, '  ')}\n{indent(fields, '    ')}"
+
+
+def _places(metric: Metric) -> str:
+    return ", ".join(metric.at) + (", or a pair of sites" if metric.of_pairs else "")
 
 
 def story(metric: Metric) -> str:
@@ -42,15 +49,18 @@ def story(metric: Metric) -> str:
     properties = metric.params.model_json_schema()["properties"]
     params = [[name, _default(shape), _type(shape)] for name, shape in properties.items()]
     parts = [
-        f"{metric.name} (version {metric.version})",
+        f"{metric.name} (version {metric.version}{_identity(metric)})",
         metric.doc,
         tabulate(rows, headers=["field", "unit", "healthier", "what it is"], tablefmt="simple"),
         tabulate(params, headers=["parameter", "default", "type"], tablefmt="simple") if params else "No parameters.",
-        f"Measured at: {', '.join(metric.at)} (tap {', '.join(metric.taps)}). "
-        f"Labels: {'needed' if metric.labels else 'not needed'}.\n"
+        f"Measured at: {_places(metric)} ({', '.join(metric.taps)}). Needs: {metric.needs}.\n"
         f"Interval: {metric.interval}.\nCost: {metric.cost}.",
     ]
     return "\n\n".join(parts)
+
+
+def _identity(metric: Metric) -> str:
+    return f"; its {', '.join(metric.identity)} is part of what it is" if metric.identity else ""
 
 
 def _default(shape: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ class ModelGraph:
             if site.path == path:
                 return site
         raise GraphError(f"the model has no site {path!r}")
+
+    def parameters(self, site: Site) -> dict[str, Tensor]:
+        """The parameters of a site by their names, in the shapes that the model gave them."""
+        targets = {node.name: str(node.target) for node in self.module.graph.nodes if node.op == "get_attr"}
+        return {name: operator.attrgetter(targets[tap.node])(self.module) for name, tap in site.parameters.items()}
 
     def channels_first(self, node: str, value: Tensor) -> Tensor:
         """A tapped value as its tap describes it: images, then channels, then positions; a view."""

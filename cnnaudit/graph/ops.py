@@ -32,21 +32,23 @@ ADAPTIVE_AVG_POOLS = frozenset(
 REDUCTIONS = {"mean": "avg", "amax": "max", "max": "max"}  # pools when they run over all positions
 SPLITS = frozenset({"split", "split_with_sizes", "chunk", "unbind", "tensor_split"})
 
-NORMS = frozenset(
+BATCH_NORMS = frozenset(
     {
         "_native_batch_norm_legit",
         "_native_batch_norm_legit_no_training",
         "batch_norm",
         "cudnn_batch_norm",
-        "group_norm",
-        "instance_norm",
-        "layer_norm",
         "native_batch_norm",
-        "native_group_norm",
-        "native_layer_norm",
-        "rms_norm",
     }
 )
+NORMS = BATCH_NORMS | {
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "native_group_norm",
+    "native_layer_norm",
+    "rms_norm",
+}
 ACTIVATIONS = frozenset(
     {
         "celu",

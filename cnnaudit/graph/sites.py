@@ -7,17 +7,19 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from torch.fx import Node
+
 from cnnaudit.graph import ops
 from cnnaudit.graph.dataflow import Dataflow
 from cnnaudit.graph.paths import name_sites
 from cnnaudit.graph.receptive import window_of
-from cnnaudit.graph.walks import addends, gate_of, is_chained, is_part, response_of, terms
-from cnnaudit.site import Op, Site
+from cnnaudit.graph.walks import addends, batch_norm_of, gate_of, is_chained, is_part, response_of, terms
+from cnnaudit.site import Op, Site, Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
 __all__ = ["find_sites", "sites_of"]
 
@@ -39,7 +41,16 @@ def sites_of(module: GraphModule, flow: Dataflow) -> tuple[Site, ...]:
     found = [(node, label, replace(site, steers=_steers(node, gates))) for node, label, site in found]
     paths = name_sites(flow.nodes, [(node, label) for node, label, _ in found])
     named = {node: replace(site, path=path) for (node, _, site), path in zip(found, paths, strict=True)}
-    return _with_head(module, flow, named)
+    return (*_input(flow, named.values()), *_with_head(module, flow, named))
+
+
+def _input(flow: Dataflow, others: Iterable[Site]) -> tuple[Site, ...]:
+    """The network's input as a site, to compare what comes after with."""
+    image = _site(flow, flow.nodes[0], Op.INPUT, {"output": flow.nodes[0]})
+    if image is None:
+        return ()
+    taken = {site.path for site in others}
+    return (replace(image, path="input#input.0" if "input" in taken else "input"),)
 
 
 def _steers(node: Node, gates: Mapping[Node, str]) -> bool:
@@ -93,6 +104,7 @@ def _convolution(flow: Dataflow, node: Node) -> Site | None:
         Op.CONV,
         taps,
         axis=1,
+        parameters=MappingProxyType({} if window.transposed else _parameters(flow, node)),
         kernel=window.kernel,
         stride=window.stride,
         padding=padding,
@@ -129,7 +141,27 @@ def _linear(flow: Dataflow, node: Node) -> Site | None:
         return None
     last = len(ops.shape(source)) - 1
     taps = {"input": source, "output": node, "response": response_of(flow, node)}
-    return _site(flow, node, Op.LINEAR, taps, axis=last, rank=min(ops.shape(source)[-1], ops.shape(node)[-1]))
+    return _site(
+        flow,
+        node,
+        Op.LINEAR,
+        taps,
+        axis=last,
+        parameters=MappingProxyType(_parameters(flow, node)),
+        rank=min(ops.shape(source)[-1], ops.shape(node)[-1]),
+    )
+
+
+def _parameters(flow: Dataflow, node: Node) -> dict[str, Tap]:
+    """The weight of a layer, and scale and shift of the batch norm after it, where they are plain constants."""
+    norm = batch_norm_of(flow, node)
+    scaled = {} if norm is None else ops.arguments(norm)
+    named = {"weight": ops.arguments(node).get("weight"), "gamma": scaled.get("weight"), "beta": scaled.get("bias")}
+    return {
+        name: Tap(value.name, ops.shape(value))
+        for name, value in named.items()
+        if isinstance(value, Node) and value.op == "get_attr"
+    }
 
 
 def _sliding_pool(flow: Dataflow, node: Node) -> Site | None:

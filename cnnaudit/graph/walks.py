@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.graph.dataflow import Dataflow
 
-__all__ = ["addends", "gate_of", "is_chained", "is_part", "response_of", "terms"]
+__all__ = ["addends", "batch_norm_of", "gate_of", "is_chained", "is_part", "response_of", "terms"]
 
 
 def response_of(flow: Dataflow, output: Node) -> Node:
@@ -31,6 +31,13 @@ def response_of(flow: Dataflow, output: Node) -> Node:
         else:
             break
     return _self_gated(flow, current) or response
+
+
+def batch_norm_of(flow: Dataflow, output: Node) -> Node | None:
+    """The batch norm that follows an output alone."""
+    follower = _only_consumer(flow, output)
+    is_one = follower is not None and ops.operator_name(follower) in ops.BATCH_NORMS
+    return follower if is_one else None
 
 
 def _only_consumer(flow: Dataflow, node: Node) -> Node | None:

@@ -10,30 +10,46 @@ from cnnaudit.intervals.auroc import delong
 from cnnaudit.intervals.base import Array, Uncertain
 from cnnaudit.intervals.binomial import Binomial
 from cnnaudit.intervals.bounded import BoundedMean
+from cnnaudit.intervals.conjunction import Conjunction
+from cnnaudit.intervals.crossing import Crossing
 from cnnaudit.intervals.exact import Exact
+from cnnaudit.intervals.independent import Independent
+from cnnaudit.intervals.indicator import Indicator, Share
+from cnnaudit.intervals.inverted import Inverted
 from cnnaudit.intervals.jackknife import Debiased, Jackknife
-from cnnaudit.intervals.linearised import delta_error, linearised_ratio, paired_difference
+from cnnaudit.intervals.linearised import delta_error, linearised_ratio, paired_difference, relative_variance
 from cnnaudit.intervals.normal import Normal
 from cnnaudit.intervals.rare import RareEvent
 from cnnaudit.intervals.sequences import Betting, ConfidenceSequence, EmpiricalBernstein
 from cnnaudit.intervals.shifted import Shifted
+from cnnaudit.intervals.transformed import FISHER, UNEXPLAINED, Transformed
 
 __all__ = [
+    "FISHER",
+    "UNEXPLAINED",
     "Array",
     "Betting",
     "Binomial",
     "BoundedMean",
     "ConfidenceSequence",
+    "Conjunction",
+    "Crossing",
     "Debiased",
     "EmpiricalBernstein",
     "Exact",
+    "Independent",
+    "Indicator",
+    "Inverted",
     "Jackknife",
     "Normal",
     "RareEvent",
+    "Share",
     "Shifted",
+    "Transformed",
     "Uncertain",
     "delong",
     "delta_error",
     "linearised_ratio",
     "paired_difference",
+    "relative_variance",
 ]

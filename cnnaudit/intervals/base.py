@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,11 @@ class Uncertain(ABC):
     Attributes:
         value: Estimates, shape (m,).
         limits: Range that the truth cannot leave.
+        by_groups: True where only groups of images tell the error, so that ``regrouped`` is asked for it even where
+            every image is a source of its own.
     """
+
+    by_groups: ClassVar[bool] = False
 
     value: Array
     limits: tuple[float, float] = (-math.inf, math.inf)

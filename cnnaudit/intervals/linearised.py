@@ -13,7 +13,7 @@ from cnnaudit.intervals.normal import Normal
 if TYPE_CHECKING:
     from cnnaudit.intervals.base import Array
 
-__all__ = ["delta_error", "linearised_ratio", "paired_difference"]
+__all__ = ["delta_error", "linearised_ratio", "paired_difference", "relative_variance"]
 
 
 def linearised_ratio(
@@ -67,3 +67,34 @@ def delta_error(gradient: Array, covariance: Array) -> Array:
     """
     variance: Array = np.einsum("...i,...ij,...j->...", gradient, covariance, gradient)
     return np.sqrt(np.maximum(variance, 0))
+
+
+def relative_variance(s: Array, q: Array, *, ss: Array, sq: Array, qq: Array, n: int) -> tuple[Array, Array, Array]:
+    """Return 1 - (E s)^2 / E q, the variance over the second moment, with its standard error and its bias.
+
+    With s_i the mean of some values of image i and q_i the mean of their squares, it is 0 where all values are equal
+    and 1 - 1 / (1 + CV^2) in terms of their coefficient of variation. The influence of image i is
+    -a (2 s_i / E s - q_i / E q - 1) with a = (E s)^2 / E q. The plug-in misses the truth by the second-order term of
+    the delta method, which is of order 1 / n.
+
+    Args:
+        s: Sum of s_i over images, shape (m,) like all of the others.
+        q: Sum of q_i.
+        ss: Sum of s_i^2.
+        sq: Sum of s_i q_i.
+        qq: Sum of q_i^2.
+        n: Number of images.
+
+    Returns:
+        Three arrays of shape (m,): the plug-in, its error and its bias. Where all values are 0 they are NaN; of one
+        image the error is infinite and the bias unknown, 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a = s**2 / q / n
+        # In units of the means, which only their ratios matter to.
+        x, xy, y = (v * n for v in (ss / s**2, sq / (s * q), qq / q**2))
+        if n == 1:
+            return 1 - a, np.full_like(a, math.inf), np.zeros_like(a)
+        error = a * np.sqrt(np.maximum(4 * x - 4 * xy + y - 1, 0) / (n - 1))
+        bias = -a * (x - 2 * xy + y) / (n - 1)
+    return 1 - a, error, bias

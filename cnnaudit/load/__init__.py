@@ -2,7 +2,8 @@
 
 from cnnaudit.load.blocks import Block
 from cnnaudit.load.data import Images, open_images, source_id
+from cnnaudit.load.masks import as_masks, concepts
 from cnnaudit.load.model import load_model
 from cnnaudit.load.trust import Trust
 
-__all__ = ["Block", "Images", "Trust", "load_model", "open_images", "source_id"]
+__all__ = ["Block", "Images", "Trust", "as_masks", "concepts", "load_model", "open_images", "source_id"]

@@ -24,20 +24,23 @@ class Batch:
         labels: int64 of shape (n,), or None.
         sources: Number that stands for each image's source, int64 of shape (n,); None where every image is its own.
         columns: Codes of each column's values, int64 of shape (n,).
+        masks: Concepts at each position, int16 of shape (n, *size) or bool of shape (n, concepts, *size), or None; see
+            :func:`cnnaudit.load.masks.as_masks`.
     """
 
     images: Tensor
     labels: Tensor | None = None
     sources: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> Batch:
-        labels = None if self.labels is None else self.labels[part]
-        sources = None if self.sources is None else self.sources[part]
-        return Batch(self.images[part], labels, sources, {name: codes[part] for name, codes in self.columns.items()})
+        labels, sources, masks = (None if x is None else x[part] for x in (self.labels, self.sources, self.masks))
+        columns = {name: codes[part] for name, codes in self.columns.items()}
+        return Batch(self.images[part], labels, sources, columns, masks)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Block:
         sources: Number that stands for each image's source, int64 of shape (n,); where every image is its own source,
             the image's place in the order.
         columns: Codes of the values of each column that rules slice by, int64 of shape (n,).
+        masks: Concepts at each position, int16 of shape (n, *size), the class or -1 where nothing is known; or bool of
+            shape (n, concepts, *size); None where there are none or no rule needs them.
     """
 
     number: int
@@ -60,14 +65,16 @@ class Block:
     ids: Tensor
     sources: Tensor
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
         """Return the block on a device, its images as numbers of this type.
 
         Sources and columns stay on the CPU: they say where a reading goes, and are never reckoned with.
         """
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, images=self.images.to(device, dtype), labels=labels, ids=self.ids.to(device))
+        labels, masks = (None if x is None else x.to(device) for x in (self.labels, self.masks))
+        images, ids = self.images.to(device, dtype), self.ids.to(device)
+        return replace(self, images=images, labels=labels, ids=ids, masks=masks)
 
 
 def blocks(batches: Iterable[Batch], ids: Iterable[int], size: int) -> Iterator[Block]:
@@ -95,6 +102,7 @@ def _joined(held: Sequence[Batch]) -> Batch:
         _cat([batch.labels for batch in held]),
         _cat([batch.sources for batch in held]),
         {name: torch.cat([batch.columns[name] for batch in held]) for name in held[0].columns},
+        _cat([batch.masks for batch in held]),
     )
 
 
@@ -108,4 +116,4 @@ def _block(number: int, batch: Batch, ids: Iterator[int], first: int) -> Block:
     # Labels wait for the grids of the first images; the loader may use its buffer again.
     labels = None if batch.labels is None else batch.labels.clone()
     sources = torch.arange(first, first + len(batch)) if batch.sources is None else batch.sources
-    return Block(number, batch.images, labels, chosen, sources, batch.columns)
+    return Block(number, batch.images, labels, chosen, sources, batch.columns, batch.masks)

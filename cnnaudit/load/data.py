@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cnnaudit.errors import LoadError
 from cnnaudit.load.blocks import Batch, Block, blocks
+from cnnaudit.load.masks import as_masks, concepts, is_dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,15 @@ __all__ = ["Images", "open_images", "source_id"]
 _CHUNK = 64
 _END = object()
 _MOST_VALUES = 64  # every value has statistics of its own
-_OWN = ("images", "labels", "source")
-_SINGULAR = {"images": "image", "labels": "label"}
+_OWN = ("images", "labels", "source", "masks")
+_SINGULAR = {"images": "image", "labels": "label", "masks": "mask"}
+
+
+class Wanted(NamedTuple):
+    """What is read beside images, labels and sources: the columns that rules slice by, and whether masks are."""
+
+    columns: tuple[str, ...] = ()
+    masks: bool = False
 
 
 class Images(ABC):
@@ -43,6 +51,8 @@ class Images(ABC):
         count: Number of images, None where only reading tells.
         classes: Number of classes, None where only reading tells.
         labelled: True where the images have labels.
+        masked: True where masks are read.
+        concepts: Number of concepts that the masks tell apart, None where only reading tells.
         clustered: True where a column ``source`` tells which images belong together.
         all_values: True where every value of every column is known before an image is read.
         order: ``seeded`` for a random permutation, ``as given`` where the data decides.
@@ -55,15 +65,18 @@ class Images(ABC):
     labelled: bool
     clustered: bool
     order: str
+    masked = False
+    concepts: int | None = None
     all_values = False
 
-    def __init__(self, source: str, columns: Sequence[str]) -> None:
+    def __init__(self, source: str, wanted: Wanted) -> None:
         self.source = source
-        self.columns = tuple(dict.fromkeys(columns))
+        self.columns = tuple(dict.fromkeys(wanted.columns))
+        self._wanted = wanted
         self.met: set[int] = set()
         self.integers = False
         self._codes: dict[str, dict[str, int]] = {name: {} for name in self.columns}
-        self._digests = hashlib.sha256(), hashlib.sha256()
+        self._digests = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self._rows = hashlib.sha256(repr(sorted(self.columns)).encode())
         self._read = 0
         self._sources: set[int] = set()
@@ -77,12 +90,13 @@ class Images(ABC):
         """Visit at most ``limit`` images in blocks of ``size``.
 
         Raises:
-            LoadError: a batch is not one of images of one size with one integer label each, or a column has not
-                one value an image, one that is neither text nor a whole number, or too many different ones.
+            LoadError: a batch is not one of images of one size with one integer label each, or masks are not of one
+                size and form, or a column has not one value an image, one that is neither text nor a whole number, or
+                too many different ones.
         """
         batches, ids = self._batches(seed, limit)
         for block in blocks(self._alike(batches), ids, size):
-            for digest, tensor in zip(self._digests, (block.images, block.labels), strict=True):
+            for digest, tensor in zip(self._digests, (block.images, block.labels, block.masks), strict=True):
                 if tensor is not None:
                     digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self._read += len(block.images)
@@ -103,10 +117,11 @@ class Images(ABC):
         self._rows.update("".join(f"{row}\n" for row in zip(*cells, strict=True)).encode())
 
     def _alike(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches that can be joined: images of one shape, all with labels or all without, and sources likewise."""
-        first: tuple[Any, bool, bool] | None = None
+        """Batches that can be joined: images of one shape, all with labels or all without, and the rest likewise."""
+        first: tuple[Any, ...] | None = None
         for batch in batches:
-            found = tuple(batch.images.shape[1:]), batch.labels is not None, batch.sources is not None
+            masks = () if batch.masks is None else (batch.masks.dtype, tuple(batch.masks.shape[1:]))
+            found = tuple(batch.images.shape[1:]), batch.labels is not None, batch.sources is not None, masks
             first = first or found
             if found[0] != first[0]:
                 raise LoadError(f"{self.source}: images of shape {found[0]} after images of shape {first[0]}")
@@ -114,6 +129,10 @@ class Images(ABC):
                 raise LoadError(f"{self.source}: some batches have labels and some have none")
             if found[2] != first[2]:
                 raise LoadError(f"{self.source}: some batches have sources and some have none")
+            if bool(masks) != bool(first[3]):
+                raise LoadError(f"{self.source}: some batches have masks and some have none")
+            if masks != first[3]:
+                raise LoadError(f"{self.source}: {_form(masks)} after {_form(first[3])}")
             yield batch
 
     def _batch(self, named: Mapping[str, Any], place: str, *, single: bool = False) -> Batch:
@@ -125,7 +144,16 @@ class Images(ABC):
             raise LoadError(f"{place}: {len(images)} images but {len(labels)} labels")
         coded = self._coded(named, place, len(images))
         sources = _sources(named, place, len(images)) if "source" in named else None
-        return Batch(images, labels, sources, coded)
+        masks = self._masks(named["masks"], place, images, single=single) if self._reads_masks(named) else None
+        return Batch(images, labels, sources, coded, masks)
+
+    def _reads_masks(self, named: Mapping[str, Any]) -> bool:
+        return self._wanted.masks and "masks" in named
+
+    def _masks(self, given: Any, place: str, images: Tensor, *, single: bool = False) -> Tensor:
+        if single:
+            given = given[None] if hasattr(given, "shape") else [given]
+        return as_masks(given, place, images=len(images), dimensions=images.dim() - 2)
 
     def _tensor(self, images: Any, place: str, *, single: bool = False) -> Tensor:
         x = _tensor(images, place, single=single)
@@ -161,7 +189,9 @@ class Images(ABC):
     @property
     def facts(self) -> dict[str, Any]:
         """What was read, for the report; the digest is of all of it, in the order of the audit."""
-        digests = (*self._digests, self._rows) if self.clustered or self.columns else self._digests
+        *digests, masks = self._digests
+        digests += [self._rows] if self.clustered or self.columns else []
+        digests += [masks] if self.masked else []
         return {
             "source": self.source,
             "sha256": hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest(),
@@ -181,8 +211,8 @@ class _Arrays(Images):
 
     all_values = True
 
-    def __init__(self, named: Mapping[str, Any], source: str, columns: Sequence[str]) -> None:
-        super().__init__(source, columns)
+    def __init__(self, named: Mapping[str, Any], source: str, wanted: Wanted) -> None:
+        super().__init__(source, wanted)
         self.images, self.order = named["images"], "seeded"
         if not getattr(self.images, "shape", ()):
             raise LoadError(f"{source}: images are a {type(self.images).__name__}, not an array of images")
@@ -196,6 +226,20 @@ class _Arrays(Images):
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
         self.coded = self._coded(named, source, count, ranked=True)
         self.sources = _sources(named, source, count) if self.clustered else None
+        self.masked = self._reads_masks(named)
+        self.masks = named["masks"] if self.masked else None
+        if self.masked:
+            self.concepts = self._checked_concepts(self.masks, count)
+
+    def _checked_concepts(self, masks: Any, count: int) -> int:
+        """Number of concepts; a few images at a time, because masks may come in a smaller type."""
+        dimensions = len(self.images.shape) - 2
+        if not getattr(masks, "shape", ()):
+            raise LoadError(f"{self.source}: masks are a {type(masks).__name__}, not an array of masks")
+        if len(masks) != count:
+            raise LoadError(f"{self.source}: {count} images but {len(masks)} masks")
+        chunks = (masks[i : i + _CHUNK] for i in range(0, count, _CHUNK))
+        return max(concepts(as_masks(x, self.source, images=len(x), dimensions=dimensions)) for x in chunks)
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit]
@@ -203,12 +247,13 @@ class _Arrays(Images):
         def read() -> Iterator[Batch]:
             for i in range(0, len(order), _CHUNK):
                 index = order[i : i + _CHUNK]
-                chosen = self.images[index if isinstance(self.images, torch.Tensor) else index.numpy()]
+                images = self._tensor(_at(self.images, index), self.source)
                 yield Batch(
-                    self._tensor(chosen, self.source),
+                    images,
                     None if self.labels is None else self.labels[index],
                     None if self.sources is None else self.sources[index],
                     {name: self.coded[name][index] for name in self.columns},
+                    self._masks(_at(self.masks, index), self.source, images) if self.masked else None,
                 )
 
         return read(), order.tolist()
@@ -217,8 +262,8 @@ class _Arrays(Images):
 class _Samples(Images):
     """A map-style dataset of single samples."""
 
-    def __init__(self, dataset: Dataset[Any], source: str, columns: Sequence[str]) -> None:
-        super().__init__(source, columns)
+    def __init__(self, dataset: Dataset[Any], source: str, wanted: Wanted) -> None:
+        super().__init__(source, wanted)
         self.dataset, self.order = dataset, "seeded"
         self.count = len(dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
         if self.count == 0:
@@ -228,12 +273,13 @@ class _Samples(Images):
         named, place = self._sample(0)
         _require(self.columns, named, place)
         self.labelled, self.clustered = "labels" in named, "source" in named
+        self.masked = self._reads_masks(named)
 
     def _sample(self, index: int) -> tuple[dict[str, Any], str]:
         place = f"{self.source}, image {index}"
         with _reading(place):
             sample = self.dataset[index]
-        return _named(sample, place), place
+        return _named(sample, place, single=True), place
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:
         order = _permutation(self.count or 0, seed)[:limit].tolist()
@@ -243,8 +289,8 @@ class _Samples(Images):
 class _Stream(Images):
     """An iterable of batches, in the order in which it gives them."""
 
-    def __init__(self, batches: Iterable[Any], source: str, columns: Sequence[str]) -> None:
-        super().__init__(source, columns)
+    def __init__(self, batches: Iterable[Any], source: str, wanted: Wanted) -> None:
+        super().__init__(source, wanted)
         self.order, self.count, self.classes = "as given", None, None
         iterator = _numbered(batches, source)
         place, first = next(iterator, (source, None))
@@ -253,6 +299,7 @@ class _Stream(Images):
         named = _named(first, place)
         _require(self.columns, named, place)
         self.labelled, self.clustered = "labels" in named, "source" in named
+        self.masked = self._reads_masks(named)
         self._rest = itertools.chain([(place, first)], iterator)
 
     def _batches(self, seed: int, limit: int | None) -> tuple[Iterable[Batch], Iterable[int]]:  # noqa: ARG002
@@ -271,73 +318,85 @@ class _Stream(Images):
         return read(), itertools.count()
 
 
-def open_images(data: Source | Any, trust: Trust, columns: Sequence[str] = ()) -> Images:
+def open_images(data: Source | Any, trust: Trust, columns: Sequence[str] = (), *, masks: bool = False) -> Images:
     """Open the images that a source names, or that Python gives.
 
     Args:
         data: A source; ``(images, labels)`` arrays; a map-style dataset of ``(image, label)``; an iterable of batches
             ``(images, labels)`` or ``images``, such as a DataLoader. Instead of a tuple each of them may be a mapping
-            with the keys images, labels, source and any column.
+            with the keys images, labels, masks, source and any column. Labels that have the images' spatial dimensions
+            and are whole numbers are masks.
         trust: What may be imported.
         columns: The columns that rules slice by; of the others only ``source`` is read.
+        masks: Whether a rule needs masks; they are not read otherwise.
 
     Raises:
         LoadError: there is nothing there that can be read as images, or a column is missing.
     """
+    wanted = Wanted(tuple(columns), masks)
     kind = getattr(data, "kind", None)
     if kind == "npz":
-        return _npz(data, columns)
+        return _npz(data, wanted)
     if kind in ("file_factory", "module_factory"):
         made = trust.factory(data)
         if callable(made):
             with _reading(data.written, "calling"):
                 made = made(**dict(data.options))
-        return _from_python(made, data.written, columns)
+        return _from_python(made, data.written, wanted)
     if kind is not None:
         raise LoadError(f"data {data.written}: {kind} data is not read yet; use an .npz file or a Python factory")
-    return _from_python(data, f"a {type(data).__name__} from Python", columns)
+    return _from_python(data, f"a {type(data).__name__} from Python", wanted)
 
 
-def _npz(source: Source, columns: Sequence[str]) -> Images:
+def _npz(source: Source, wanted: Wanted) -> Images:
     path, place = Path(source.target), f"data {source.written}"
     if not path.is_file():
         raise LoadError(f"data: there is no file {path}")
-    wanted = {*_OWN, *columns}
+    read = {*_OWN, *wanted.columns}
     for name in source.options:
         # Any other name is a column: one that no rule slices by, or none of those that run this time.
-        if name not in wanted and (near := _near(name, _OWN, cutoff=0.8)):
+        if name not in read and (near := _near(name, _OWN, cutoff=0.8)):
             raise LoadError(
                 f"{place}: an npz has no option {name!r}{near} the options are {', '.join(_OWN)} and columns"
             )
-    names = {name: name for name in wanted} | dict(source.options)
+    names = {name: name for name in read} | dict(source.options)
+    read -= set() if wanted.masks else {"masks"}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held = list(archive)
-            found = {name: archive[names[name]] for name in wanted if names[name] in held}
+            found = {name: archive[names[name]] for name in read if names[name] in held}
     except Exception as error:
         raise LoadError(f"{place}: not a readable npz of plain arrays ({error})") from error
     for name in ("images", *source.options):
         if names[name] not in held:
             raise LoadError(f"{place}: no array {names[name]!r}; it has {', '.join(held)}")
-    _require(columns, [*found, *source.options, *(array for array in held if array not in names.values())], place)
-    return _Arrays(found, source.written, columns)
+    _require(
+        wanted.columns, [*found, *source.options, *(array for array in held if array not in names.values())], place
+    )
+    return _Arrays(_named(found, place), source.written, wanted)
 
 
-def _from_python(data: Any, source: str, columns: Sequence[str]) -> Images:
+def _from_python(data: Any, source: str, wanted: Wanted) -> Images:
     if isinstance(data, Mapping):
-        return _Arrays(_named(data, source), source, columns)
+        return _Arrays(_named(data, source), source, wanted)
     if isinstance(data, (tuple, list)) and len(data) == 2 and hasattr(data[0], "shape"):
         images, labels = data
         labels = np.asarray(labels) if isinstance(labels, list) else labels
-        if labels is None or (hasattr(labels, "shape") and len(images.shape) >= 3 > len(labels.shape)):
-            return _Arrays(_named((images, labels), source), source, columns)
+        flat = labels is None or (hasattr(labels, "shape") and len(images.shape) >= 3 > len(labels.shape))
+        if flat or _masks_of_arrays(images, labels):
+            return _Arrays(_named((images, labels), source), source, wanted)
     if isinstance(data, (torch.Tensor, np.ndarray)):
-        return _Arrays({"images": data}, source, columns)
+        return _Arrays({"images": data}, source, wanted)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _Samples(data, source, columns)
+        return _Samples(data, source, wanted)
     if isinstance(data, Iterable):
-        return _Stream(data, source, columns)
+        return _Stream(data, source, wanted)
     raise LoadError(f"data: {source} is neither arrays, a dataset nor an iterable of (images, labels)")
+
+
+def _masks_of_arrays(images: Any, labels: Any) -> bool:
+    """Whether the second of two arrays holds masks of the first, and not more images of the same form."""
+    return is_dense(labels, images) and (len(labels.shape) < len(images.shape) or str(labels.dtype).endswith("bool"))
 
 
 @contextmanager
@@ -366,7 +425,7 @@ def _permutation(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def _named(given: Any, place: str) -> dict[str, Any]:
+def _named(given: Any, place: str, *, single: bool = False) -> dict[str, Any]:
     """What whole arrays, one batch or one sample hold, by name; None is left out."""
     if isinstance(given, Mapping):
         named = {own: given[name] for own, name in _SINGULAR.items() if name in given}
@@ -381,11 +440,24 @@ def _named(given: Any, place: str) -> dict[str, Any]:
         named = dict(zip(("images", "labels"), given, strict=False))
     else:
         named = {"images": given}
-    return {name: value for name, value in named.items() if value is not None or name == "images"}
+    named = {name: value for name, value in named.items() if value is not None or name == "images"}
+    if "masks" not in named and is_dense(named.get("labels"), named["images"], single=single):
+        named["masks"] = named.pop("labels")
+    return named
+
+
+def _at(values: Any, index: Tensor) -> Any:
+    return values[index if isinstance(values, torch.Tensor) else index.numpy()]
+
+
+def _form(masks: tuple[Any, ...]) -> str:
+    """What :meth:`Images._alike` found of masks, in words."""
+    kind, shape = masks
+    return f"{'masks' if kind is torch.bool else 'dense labels'} of shape {shape}"
 
 
 def _require(columns: Iterable[str], known: Iterable[str], place: str) -> None:
-    others = [name for name in known if name not in ("images", "image")]
+    others = [name for name in known if name not in ("images", "image", "masks")]
     for name in columns:
         if name not in others:
             told = f"the columns are {', '.join(others)}" if others else "there are no columns"

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field as Param
 
-from cnnaudit.intervals import Binomial, BoundedMean, Normal, RareEvent, Uncertain, linearised_ratio
+from cnnaudit.intervals import (
+    Binomial,
+    BoundedMean,
+    Conjunction,
+    Normal,
+    RareEvent,
+    Uncertain,
+    linearised_ratio,
+    relative_variance,
+)
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ActivityTally
@@ -19,15 +28,21 @@ _CARRYING = 50
 
 
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
-    if field != "dormant" and 0.0 not in site.taps["response"].atoms:
-        return "no activation here makes exact zeros, so none can be counted; activity.dormant applies"
+    if field in ("dead", "apoz") and 0.0 not in site.taps["response"].atoms:
+        return "no activation here makes exact zeros, so none can be counted; activity.dormant and always_on apply"
     return None
 
 
 def _images(need: Need) -> int:
-    if need.field == "dead":
-        return math.ceil(math.log(need.alpha) / math.log1p(-float(need.params["rate"])))
-    return _FEWEST
+    if need.field not in ("dead", "always_on"):
+        return _FEWEST
+    rarest = need.params["rate"] if need.field == "dead" else min(_rates(need.params["on_zeros"], need.params["on_cv"]))
+    return math.ceil(math.log(need.alpha) / math.log1p(-float(rarest)))
+
+
+def _rates(on_zeros: float, on_cv: float) -> tuple[float, float]:
+    """What a kernel that acts as a bias stays below: its fraction of zeros, its variance over its second moment."""
+    return on_zeros, on_cv**2 / (1 + on_cv**2)
 
 
 @metric(
@@ -75,18 +90,32 @@ def _images(need: Need) -> int:
                 "Look at the scale of their norm, and at the images for saturation.",
             ),
         ),
+        "always_on": Field(
+            "indicator",
+            "1 where the kernel is hardly ever zero and hardly varies, else 0",
+            "lower",
+            high=(
+                "Kernels that act as a bias: they pass nearly the same value at every position of every image.",
+                "Fold them into the next layer's bias, or look for a norm whose shift dwarfs its scale.",
+            ),
+        ),
     },
-    interval="dead: exact binomial; apoz: Korn-Graubard; dormant: linearised ratio over images",
+    interval="dead: exact binomial; apoz: Korn-Graubard; dormant: linearised ratio; always_on: both conditions at once",
     recommended=True,
-    cost="light: two whole-map reductions",
+    cost="light: two whole-map reductions and a row gather of a few positions",
     version=2,
     applies=_applies,
     images=_images,
 )
 def activity(
-    tally: ActivityTally, site: Site, *, rate: Annotated[float, Param(gt=0, lt=1)] = 0.01
+    tally: ActivityTally,
+    site: Site,
+    *,
+    rate: Annotated[float, Param(gt=0, lt=1)] = 0.01,
+    on_zeros: Annotated[float, Param(gt=0, lt=1)] = 0.01,
+    on_cv: Annotated[float, Param(gt=0)] = 0.1,
 ) -> Mapping[str, Uncertain]:
-    """Dead, sparse and dormant kernels.
+    """Dead, sparse, dormant and always active kernels.
 
     Definition. With A the response of a kernel (after its norm and activation):
 
@@ -97,11 +126,15 @@ def activity(
     - ``apoz``: P(A = 0) over images and positions (average percentage of zeros; arXiv 1607.03250).
     - ``dormant``: E|A| of the kernel over the mean of E|A| in its layer (arXiv 2302.12902, which calls a kernel
       dormant at or below .025; a convention from reinforcement learning).
+    - ``always_on``: 1 where P(A = 0) < ``on_zeros`` and the coefficient of variation of A over positions and images,
+      sd(A) / |E A|, is below ``on_cv``: the kernel acts as a bias. Both limits are ours.
 
-    Unit and range. ``dead`` 0 or 1 for each kernel; ``apoz`` a fraction in [0, 1]; ``dormant`` a ratio >= 0.
+    Unit and range. ``dead`` and ``always_on`` 0 or 1 for each kernel; ``apoz`` a fraction in [0, 1]; ``dormant`` a
+    ratio >= 0.
 
-    Estimator and bias. All read every position of every image. ``dead`` and ``apoz`` are unbiased; ``dormant`` is a
-    ratio of means, biased by O(1 / images).
+    Estimator and bias. Zeros and strengths are read at every position of every image. ``dead`` and ``apoz`` are
+    unbiased; ``dormant`` is a ratio of means, biased by O(1 / images). The variation for ``always_on`` is read at 8
+    sampled positions of each image, at all of them in maps of at most 8; its bias of O(1 / images) is taken off.
 
     Interval. ``dead`` (population): exact binomial on the sources that activate the kernel. Where a source has several
     images, their number is known between that of sources whose first image does and that of all images that do (at
@@ -110,9 +143,15 @@ def activity(
     linearised ratio over images, normal. Where fewer than 50 images carry the kernel's strength a, k = (sum a)^2 /
     sum a^2 times sources / images, they tell too small an error: it is at least 1 + 1 / sqrt(k) times as large, and
     2 / sources, about what a kernel may have that responds like the layer's mean, but too rarely to be met.
+    ``always_on``: of zeros that of ``apoz``; of the variation, told by Var(A) / E A^2 = CV^2 / (1 + CV^2) in [0, 1],
+    the delta method in the same form. That both conditions hold is shown by each at the full level
+    (intersection-union), that they do not by either of them, with Bonferroni.
 
-    Pitfalls. Gate: 100 sources, for ``dead`` those 299. A kernel silent on these images may fire on others. Zeros mean
-    something only where an activation makes exact zeros (ReLU, ReLU6); elsewhere ``dead`` and ``apoz`` do not apply.
+    Pitfalls. Gate: 100 sources, for ``dead`` those 299 and for ``always_on`` 302. A kernel silent on these images may
+    fire on others. Zeros mean something only where an activation makes exact zeros (ReLU, ReLU6); elsewhere ``dead``
+    and ``apoz`` do not apply, and for ``always_on`` the variation alone decides. Kernels that are hardly ever zero are
+    usual behind a residual addition; only those that hardly vary either are always on. A kernel that is zero throughout
+    is dead, not always on.
     """
     n, samples, positions = tally.n_images, tally.n_sources, tally.positions
     sums = ("active", "zeros", "zeros2", "a", "a2", "a_mean", "mean", "mean2")
@@ -123,9 +162,14 @@ def activity(
     carrying = np.divide(a**2, aa, out=np.zeros_like(a), where=aa > 0) * samples / n
     wider = np.maximum(error * (1 + 1 / np.sqrt(np.maximum(carrying, 1))), 2 / samples)
     least = np.where(carrying < _CARRYING * (1 - 1e-6), wider, 0)
+    most_zeros, most_variance = _rates(on_zeros, on_cv)
+    s, q, ss, sq, qq = (numbers(moment) for moment in tally.moments)
+    variance, spread, bias = relative_variance(s, q, ss=ss, sq=sq, qq=qq, n=n)
+    constant = RareEvent(BoundedMean(np.clip(variance - bias, 0, 1), spread, n), most_variance)
     few = Binomial(np.maximum(active > 0, numbers(tally.first_active)), samples)
     return {
         "dead": RareEvent(Binomial(np.minimum(active, samples), samples), rate, few),
         "apoz": BoundedMean(*apoz, n),
         "dormant": Normal(ratio, np.maximum(error, least), limits=(0.0, math.inf), least=least),
+        "always_on": Conjunction((RareEvent(BoundedMean(*apoz, n), most_zeros), constant)),
     }

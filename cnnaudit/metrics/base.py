@@ -9,12 +9,14 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from types import MappingProxyType
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, create_model
 
+from cnnaudit.errors import MetricError
 from cnnaudit.intervals import Debiased, Jackknife, Uncertain
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import Statistic
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COSTS", "Field", "Gate", "Metric", "Need", "metric", "numbers", "registry"]
 
+GROUP = "cnnaudit.metrics"
 COSTS = ("weights", "light", "medium", "heavy")
 
 
@@ -89,7 +92,7 @@ class Metric:
     Attributes:
         function: ``(statistic, site, **params) -> {field: Uncertain or Tensor}``; tensors where the interval
             is a jackknife, which calls the function again without each group. Where several images come from one
-            source, an Uncertain gets its error in the same way.
+            source, or it knows no other error, an Uncertain gets its error in the same way.
         reads: The statistic.
         at: Ops that the metric is for, the most usual first.
         taps: Taps of the site that are read; ``result`` is what the site hands on. A metric of ``("from", "to")`` is
@@ -170,12 +173,12 @@ class Metric:
     @cached_property
     def params(self) -> type[BaseModel]:
         """The keyword-only arguments as a pydantic model that refuses unknown names."""
-        hints = get_type_hints(self.function, localns={"Tensor": Any}, include_extras=True)
-        fields: dict[str, Any] = {
-            name: (hints[name], parameter.default)
-            for name, parameter in inspect.signature(self.function).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        signature = inspect.signature(self.function).parameters
+        own = {name: p for name, p in signature.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        # Only theirs are read: what the others are annotated with need not be there at run time.
+        holder = SimpleNamespace(__annotations__={name: parameter.annotation for name, parameter in own.items()})
+        hints = get_type_hints(holder, globalns=inspect.unwrap(self.function).__globals__, include_extras=True)
+        fields: dict[str, Any] = {name: (hints[name], parameter.default) for name, parameter in own.items()}
         config = ConfigDict(extra="forbid", frozen=True, strict=True)
         return create_model(f"{self.name}_params", __config__=config, **fields)
 
@@ -187,7 +190,8 @@ class Metric:
     def evaluate(self, statistic: Statistic, site: Site, params: Mapping[str, Any]) -> dict[str, Uncertain]:
         """Return every field with its uncertainty, one entry for each unit."""
         whole = self.function(statistic.pooled(), site, **params)
-        if all(isinstance(value, Uncertain) for value in whole.values()) and not statistic.probe.clustered:
+        done = all(isinstance(value, Uncertain) and not value.by_groups for value in whole.values())
+        if done and not statistic.probe.clustered:
             return dict(whole)
         sizes = np.array([n for n in statistic.images.tolist() if n], dtype=np.float64)
         rest = [self.function(part, site, **params) for part in statistic.leave_one_out()] if len(sizes) > 1 else []
@@ -248,14 +252,42 @@ def metric(
 
 @cache
 def registry() -> Mapping[str, Metric]:
-    """Return every metric by name: each file of this package that holds one, no list to edit."""
+    """Return every metric by name: each file of this package that holds one, and what other packages offer.
+
+    Another package offers a metric by an entry point of the group ``cnnaudit.metrics``, whose object is the metric.
+
+    Raises:
+        MetricError: an entry point cannot be loaded, is no metric, or has the name of another metric.
+    """
     package = importlib.import_module("cnnaudit.metrics")
     found = {}
     for module in pkgutil.iter_modules(package.__path__):
         for value in vars(importlib.import_module(f"cnnaudit.metrics.{module.name}")).values():
             if isinstance(value, Metric):
                 found[value.name] = value
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        offered = _offered(point)
+        if offered.name in found:
+            raise MetricError(f"{_origin(point)}: there is a metric {offered.name} already; give this one another name")
+        found[offered.name] = offered
     return MappingProxyType(dict(sorted(found.items())))
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
+    return f"entry point {point.name} = {point.value!r} in {GROUP}{package}"
+
+
+def _offered(point: EntryPoint) -> Metric:
+    try:
+        value = point.load()
+    except Exception as error:
+        raise MetricError(
+            f"{_origin(point)} cannot be loaded: {type(error).__name__}: {error}; update or uninstall that package"
+        ) from error
+    if not isinstance(value, Metric):
+        raise MetricError(f"{_origin(point)} is a {type(value).__name__}, not a metric that @metric has made")
+    return value
 
 
 def numbers(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

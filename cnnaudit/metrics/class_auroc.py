@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
-from cnnaudit.intervals import Array, BoundedMean, Exact, Uncertain, delong
-from cnnaudit.lazy import torch
-from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
+from cnnaudit.detection import Auroc, areas, auroc, tables
+from cnnaudit.intervals import Exact, Uncertain
+from cnnaudit.metrics.base import Field, Gate, Need, metric
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassResponses, halved
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _FEWEST = 30
 _BRACKET = 0.005
 _BINS = 256  # as many as the images that fix the grid
-_CELLS = 2**22
 
 
 def _images(need: Need) -> int:
@@ -118,52 +117,28 @@ def class_auroc(
     }
 
 
-class _Auroc(NamedTuple):
-    """An AUROC of every kernel, shape (kernels,).
-
-    Attributes:
-        value, error, units: See BoundedMean.
-        bracket: How far ties within levels may move the value.
-        positives: Sources of the chosen class.
-    """
-
-    value: Array
-    error: Array
-    units: Array
-    bracket: Array
-    positives: Array
-
-    def moved(self, side: int) -> BoundedMean:
-        """The claim on the values themselves at one end of what ties allow."""
-        value = np.clip(self.value + side * self.bracket, 0, 1)
-        return BoundedMean(value, self.error, self.units.astype(np.int64))
-
-
 class _Detector(NamedTuple):
-    crossfit: _Auroc
-    plugin: _Auroc
+    crossfit: Auroc
+    plugin: Auroc
     choices: int
 
-    def selected(self, shown: _Auroc) -> Selected:
+    def selected(self, shown: Auroc) -> Selected:
         return Selected(shown.value, self.crossfit.moved(-1), self.plugin.moved(1), self.choices, chance=0.5)
 
 
 def _detect(responses: ClassResponses, *, lowest: bool = False) -> _Detector:
     """AUROC of every kernel for its best class, or of its silence."""
-    # A few kernels at a time: the tables of a whole layer can take gigabytes in double precision.
-    step = max(1, _CELLS // responses.counts[0].numel())
-    tables = zip(torch.split(responses.counts, step), torch.split(responses.atoms, step), strict=True)
     sources = halved(responses.class_sources.double(), 0)
-    found: list[tuple[_Auroc, _Auroc]] = []
-    for counts, atoms in tables:
-        halves, exact = (x.flip([-1] if lowest else []) for x in (halved(counts.double(), 1), atoms))
+    found: list[tuple[Auroc, Auroc]] = []
+    for table in tables(responses):
+        halves, exact = (x.flip([-1] if lowest else []) for x in (table.halves, table.atoms))
         parts = (halves, sources), (halves.sum(0, keepdim=True), sources.sum(0, keepdim=True))
         found.append((_auroc(*parts[0], exact), _auroc(*parts[1], exact)))
-    crossfit, plugin = (_Auroc(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True))
+    crossfit, plugin = (Auroc(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True))
     return _Detector(crossfit, plugin, max(1, len(eligible(halves[:, 0].sum(-1)))))
 
 
-def _auroc(parts: Tensor, sources: Tensor, atoms: Tensor) -> _Auroc:
+def _auroc(parts: Tensor, sources: Tensor, atoms: Tensor) -> Auroc:
     """Mean AUROC over parts of the images, each of the class that the other part chooses.
 
     Args:
@@ -171,27 +146,11 @@ def _auroc(parts: Tensor, sources: Tensor, atoms: Tensor) -> _Auroc:
         sources: Sources that they come from, float64 of shape (parts, classes).
         atoms: Levels in which ties are ties, shape (kernels, levels).
     """
-    everyone = parts.sum(2)
-    n = parts.sum(-1)
-    kept = eligible(n[:, 0])
+    kept = eligible(parts[:, 0].sum(-1))
     if not len(kept):
-        undefined = np.full(len(atoms), np.nan)
-        return _Auroc(undefined, undefined, np.ones(len(atoms)), undefined, np.zeros(len(atoms)))
-    classes, n = parts[:, :, kept], n[..., kept]
-    # Mann and Whitney's U from the ranks among all images.
-    rank = everyone.cumsum(-1) - everyone / 2
-    u = torch.einsum("hkcb,hkb->hkc", classes, rank) - n**2 / 2
-    score = u / (n * (everyone.sum(-1, keepdim=True) - n))
+        return Auroc.undefined(len(atoms))
+    everyone, classes = parts.sum(2), parts[:, :, kept]
+    score = areas(classes, everyone)
     choice = choose(score)
-    positive = pick(classes, choice)
     samples = pick(sources[:, None, kept].expand_as(score), choice)
-    negative = everyone - positive
-    ties = (positive * negative * ~atoms).sum(-1) / (positive.sum(-1) * negative.sum(-1)) / 2
-    halves = delong(numbers(positive), numbers(negative))
-    return _Auroc(
-        halves.value.mean(0),
-        np.sqrt((halves.error**2).sum(0)) / len(parts),
-        numbers(torch.minimum(samples, sources.sum(1, keepdim=True) - samples).clamp(min=1).sum(0)),
-        numbers(ties.mean(0)),
-        numbers(samples.sum(0)),
-    )
+    return auroc(pick(classes, choice), everyone, atoms, samples, sources.sum(1, keepdim=True))

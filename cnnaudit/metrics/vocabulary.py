@@ -21,4 +21,5 @@ def _entry(metric: Metric) -> MetricEntry:
         params=metric.params,
         summary=metric.summary,
         dataset_fields=frozenset(name for name, field in metric.fields.items() if field.exact),
+        of_pairs=metric.of_pairs,
     )

@@ -1,6 +1,6 @@
 """What may be written in a rule file, and what it means.
 
-`File`, `RuleEntry`, `Sampling`, `By` and `Load` are the file's shape: pydantic checks it against them, and
+`File`, `RuleEntry`, `Between`, `Sampling`, `By` and `Load` are the file's shape: pydantic checks it against them, and
 editors show their descriptions as help. `Spec`, `Rule` and `Slices` are its meaning, with every default,
 name and path resolved.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cnnaudit.spec.source import Source
 
 __all__ = [
+    "Between",
     "By",
     "Estimand",
     "File",
@@ -125,6 +126,15 @@ class _Written(BaseModel):
 _Mark: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
+class Between(_Written):
+    """Pairs of sites, for a metric that compares two."""
+
+    from_: _Globs = Field(
+        alias="from", description="Where a pair starts: one glob or several; input is the image.", examples=["input"]
+    )
+    to: _Globs = Field(description="Where it ends: every site of these that comes later.", examples=["layer4.**"])
+
+
 class Load(_Written):
     """A model or data that needs arguments."""
 
@@ -151,6 +161,10 @@ class By(_Written):
 _Form = Discriminator(lambda value: "mapping" if isinstance(value, dict) else "text")
 _Source: TypeAlias = Annotated[Annotated[str, Tag("text")] | Annotated[Load, Tag("mapping")], _Form]
 _By: TypeAlias = Annotated[Annotated[_Column, Tag("text")] | Annotated[By, Tag("mapping")], _Form]
+_At: TypeAlias = Annotated[
+    Annotated[_Globs, Tag("globs")] | Annotated[Between, Tag("between")],
+    Discriminator(lambda value: "between" if isinstance(value, dict) else "globs"),
+]
 _ByOrFalse: TypeAlias = Annotated[
     Annotated[_By, Tag("by")] | Annotated[Literal[False], Tag("false")],
     Discriminator(lambda value: "false" if value is False else "by"),
@@ -204,11 +218,12 @@ class RuleEntry(_Written):
     op: Op | None = Field(
         default=None, description="Only sites of this op, where the metric is for several.", examples=["conv"]
     )
-    at: _Globs = Field(
+    at: _At = Field(
         default=("**",),
         description="Where: one glob over module paths, or several. "
-        "* stays within a component, ** is any number of components.",
-        examples=["stage[23].**", ["layer1.**", "layer2.**"]],
+        "* stays within a component, ** is any number of components. For a metric that compares two sites also "
+        "from: and to:, globs of where pairs start and end.",
+        examples=["stage[23].**", ["layer1.**", "layer2.**"], {"from": "input", "to": "layer4.**"}],
     )
     by: _ByOrFalse | None = Field(
         default=None,
@@ -303,6 +318,7 @@ class Rule:
         params: The metric's parameters, defaults filled in; read-only.
         op: Only sites of this op, or None for all that the metric is for.
         at: Globs over the paths of sites; a site matches any of them.
+        start: Globs of the sites where pairs start, which end at those of ``at``; empty where there are no pairs.
         by: The slices in each of which the rule must hold, the file's or its own; None for all images together.
         min: Lower bound in the metric's unit, or None.
         max: Upper bound in the metric's unit, or None; one of the two is given.
@@ -324,6 +340,7 @@ class Rule:
     params: Mapping[str, Any] = dataclasses.field(hash=False)
     op: Op | None
     at: tuple[str, ...]
+    start: tuple[str, ...] = ()
     by: Slices | None = None
     min: float | None
     max: float | None

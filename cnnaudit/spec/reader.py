@@ -20,7 +20,7 @@ from cnnaudit.errors import LoadError, MetricError, Problem, SpecError
 from cnnaudit.site import Op
 from cnnaudit.spec import source, yaml
 from cnnaudit.spec.messages import NO_RULES, describe
-from cnnaudit.spec.model import By, File, Load, Rule, RuleEntry, Sampling, Slices, Spec
+from cnnaudit.spec.model import Between, By, File, Load, Rule, RuleEntry, Sampling, Slices, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -231,6 +231,9 @@ class _Reader:
             self._complain((*path, "metric"), str(error))
             return None
         self._check_op(rule.get("op"), entry, (*path, "op"))
+        if isinstance(rule.get("at"), dict) and not entry.of_pairs:
+            words = f"{entry.name} is measured at one site: at is a glob or a list of globs, not a pair"
+            self._complain((*path, "at"), words)
         if rule.get("estimand") == "dataset" and field not in entry.dataset_fields:
             words = f"{entry.name}.{field} can be estimated for the population only, not for the dataset alone"
             self._complain((*path, "estimand"), words)
@@ -279,7 +282,8 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark)
         field=meaning.field,
         params=meaning.params,
         op=entry.op,
-        at=entry.at,
+        at=entry.at.to if isinstance(entry.at, Between) else entry.at,
+        start=entry.at.from_ if isinstance(entry.at, Between) else (),
         by=_slices(by) if by else None,
         min=entry.min,
         max=entry.max,
@@ -323,8 +327,9 @@ def _keys_beside(path: yaml.Path) -> Iterable[str]:
         ("sampling",): Sampling,
         ("by",): By,
         ("rules", "by"): By,
+        ("rules", "at"): Between,
     }
-    return models.get(above, Load).model_fields
+    return [field.alias or name for name, field in models.get(above, Load).model_fields.items()]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

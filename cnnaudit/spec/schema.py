@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
-from cnnaudit.spec.model import By, File, Load, RuleEntry, Sampling
+from cnnaudit.spec.model import Between, By, File, Load, RuleEntry, Sampling
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["json_schema"]
 
-_OWN = (File, RuleEntry, Sampling, By, Load)
+_OWN = (File, RuleEntry, Between, Sampling, By, Load)
 _REF = "#/definitions/"
 _VERBATIM = {"const", "default", "enum", "examples"}  # these hold values, not schemas
 
@@ -49,6 +49,7 @@ def json_schema(vocabulary: Vocabulary) -> dict[str, Any]:
         {"not": {"properties": {"reduce": {"const": "mean"}}, "required": ["reduce", "share"]}},
         *(_consequences(entry, _REF + names[entry.params]) for entry in entries),
         _population_only(entries),
+        _one_site(entries),
     ]
     file = definitions.pop(names[File])
     return {
@@ -75,6 +76,11 @@ def _population_only(entries: list[MetricEntry]) -> dict[str, Any]:
         if field not in entry.dataset_fields
     ]
     return _if_metric(spellings, {"properties": {"estimand": {"const": "population"}}})
+
+
+def _one_site(entries: list[MetricEntry]) -> dict[str, Any]:
+    spellings = [spelling for entry in entries if not entry.of_pairs for spelling in entry.spellings]
+    return _if_metric(spellings, {"properties": {"at": {"type": ["string", "array"]}}})
 
 
 def _if_metric(spellings: list[str], then: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class MetricEntry:
         params: A pydantic model of its keyword parameters with their defaults; unknown names refused.
         summary: One line for editors and lists.
         dataset_fields: Fields for which a rule may ask for ``estimand: dataset``.
+        of_pairs: Whether it compares two sites, so that a rule may say ``at: {from: ..., to: ...}``.
     """
 
     name: str
@@ -36,6 +37,7 @@ class MetricEntry:
     params: type[pydantic.BaseModel]
     summary: str
     dataset_fields: frozenset[str] = frozenset()
+    of_pairs: bool = False
 
     @property
     def spellings(self) -> dict[str, str]:

@@ -30,12 +30,15 @@ class View:
         images: Index of each image in the data, int64 of shape (images,); decides the sampled positions.
         labels: Class of each image, int64 of shape (images,), or None.
         seed: Seed of the sampled positions.
+        masks: Concepts at each position of an image: dense labels, int16 of shape (images, *size), -1 where nothing is
+            known; or bool of shape (images, concepts, *size); or None. Their size need not be the image's.
     """
 
     tensors: Mapping[str, Tensor]
     images: Tensor
     labels: Tensor | None
     seed: int
+    masks: Tensor | None = None
     _means: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def mean(self, tap: str) -> Tensor:
@@ -114,6 +117,7 @@ class Statistic(ABC):
     calibrates: ClassVar[int] = 0  # images whose readings fix the grid
     together: ClassVar[int] = 1  # blocks whose readings are small enough to wait and be folded at once
     sampled_kernels: ClassVar[bool] = False
+    by_concept: ClassVar[bool] = False  # its classes are the concepts of masks, not the labels of images
     most_groups: ClassVar[int] = 2**31  # where what is kept for each group is large
     pooled_counts: ClassVar[frozenset[str]] = frozenset()  # kept once where every image is a source of its own
 

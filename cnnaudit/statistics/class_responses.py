@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cnnaudit.lazy import torch
 from cnnaudit.statistics.class_moments import split
 from cnnaudit.statistics.classes import ClassHistogram
-from cnnaudit.statistics.grid import quantise
+from cnnaudit.statistics.grid import centres, quantise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,13 +42,16 @@ class ClassResponses(ClassHistogram):
         super().calibrate(readings)
         edges = self.calibration["edges"]
         kernels, levels = edges.shape[0], edges.shape[1] + 1
-        if readings[0]["response"].is_floating_point():
+        sample = torch.cat([r["response"] for r in readings])
+        if sample.is_floating_point():
             tiny = torch.full((kernels,), torch.finfo(torch.float64).tiny, dtype=torch.float64, device=edges.device)
             zero, above = quantise(0 * tiny, edges), quantise(tiny, edges)
             atoms = torch.nn.functional.one_hot(zero, levels).bool() & (above > zero)[:, None]
+            middles = centres(sample, edges)
         else:
             atoms = torch.ones(kernels, levels, dtype=torch.bool, device=edges.device)
-        self.calibration["atoms"] = atoms
+            middles = torch.arange(levels, dtype=torch.float64, device=edges.device).repeat(kernels, 1)
+        self.calibration |= {"atoms": atoms, "centres": middles}
 
     def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         place = split(reading["labels"], groups)
@@ -78,6 +81,11 @@ class ClassResponses(ClassHistogram):
     def atoms(self) -> Tensor:
         """Levels in which all values are the same, bool of shape (kernels, bins)."""
         return self.calibration["atoms"]
+
+    @property
+    def centres(self) -> Tensor:
+        """Mean response of the calibration images in each level, float64 of shape (kernels, bins)."""
+        return self.calibration["centres"]
 
 
 def _widened(sources: Tensor, rows: int) -> Tensor:

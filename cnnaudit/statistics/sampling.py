@@ -10,7 +10,7 @@ from cnnaudit.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["deal", "gather", "sample_kernels", "sample_positions"]
+__all__ = ["deal", "draw_images", "gather", "sample_kernels", "sample_positions"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -55,6 +55,14 @@ def deal(sources: Tensor, groups: int, seed: int, *, ranked: bool) -> Tensor:
     runs, inside = torch.unique(sources // groups, return_inverse=True)
     orders = _uniform(runs[:, None] * groups + torch.arange(groups) + salt).argsort(1)
     return orders[inside, sources % groups]
+
+
+def draw_images(images: Tensor, seed: int) -> Tensor:
+    """Return a number in [0, 1) for each image, float64 of shape (n,): those with the smallest are a random sample.
+
+    It is the same at every site, so that sites are compared on the same images.
+    """
+    return _uniform(images + _salt("images", seed))
 
 
 def sample_positions(images: Tensor, site: str, seed: int, positions: int, count: int) -> Tensor:

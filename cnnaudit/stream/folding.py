@@ -83,7 +83,7 @@ class Folding:
     def _fold(self, probe: Probe) -> None:
         reader, waiting = self._readers[probe], self._waiting[probe]
         if probe in self._open:
-            reader.calibrate([reading for reading, _ in waiting])
+            reader.calibrate(_leading([reading for reading, _ in waiting], reader.calibrates))
             self._open.remove(probe)
         for i in range(0, len(waiting), reader.together):
             readings, blocks = zip(*waiting[i : i + reader.together], strict=True)
@@ -109,3 +109,14 @@ class Folding:
 
 def _joined(readings: Sequence[Reading]) -> Reading:
     return {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}
+
+
+def _leading(readings: Sequence[Reading], images: int) -> list[Reading]:
+    """The readings of so many first images: a grid does not depend on where blocks end."""
+    kept, left = [], images
+    for reading in readings:
+        rows = min(left, len(next(iter(reading.values()))))
+        if rows:
+            kept.append({name: x[:rows] for name, x in reading.items()})
+        left -= rows
+    return kept

@@ -120,7 +120,7 @@ class Runner(fx.Interpreter):
         n = len(block.images)
         for taps, probes in ripe:
             tensors = {tap: self.model_graph.channels_first(node.name, self.env[node]) for tap, node in taps.items()}
-            view = View({tap: x[:n] for tap, x in tensors.items()}, block.ids, block.labels, seed)
+            view = View({tap: x[:n] for tap, x in tensors.items()}, block.ids, block.labels, seed, block.masks)
             for probe in probes:
                 fold.take(probe, view)
 

@@ -14,6 +14,7 @@ import torch
 
 from cnnaudit.errors import GraphError
 from cnnaudit.graph import ModelGraph, evaluating
+from cnnaudit.statistics import Parameters
 from cnnaudit.stream.folding import Folding
 from cnnaudit.stream.runner import Runner
 
@@ -61,8 +62,12 @@ def sweep(
     Raises:
         GraphError: the graph computes something else than the reference.
     """
-    fold = Folding(probes, groups, seed)
-    runner = Runner(graph, probes, variants)
+    streamed = [probe for probe in probes if probe.statistic is not Parameters]
+    fold = Folding(streamed, groups, seed)
+    runner = Runner(graph, streamed, variants)
+    for probe in probes:
+        if probe.statistic is Parameters:
+            fold.statistics[probe] = Parameters.of(probe, graph.parameters(probe.site))
     read = 0
     for block in blocks:
         if read in looks:

@@ -5,7 +5,14 @@ import pytest
 from kinds import array
 from scipy import stats
 
-from cnnaudit.intervals import BoundedMean, Normal, delta_error, linearised_ratio, paired_difference
+from cnnaudit.intervals import (
+    BoundedMean,
+    Normal,
+    delta_error,
+    linearised_ratio,
+    paired_difference,
+    relative_variance,
+)
 
 
 def sums(a, b):
@@ -88,3 +95,30 @@ def test_the_delta_method_of_a_ratio_is_the_linearised_ratio():
     assert delta_error(gradient[0], covariance[0]) == pytest.approx(error[0])
     # Rounding may leave a variance of less than nothing.
     assert delta_error(array(1, -1), array([1, 1 + 1e-16], [1 + 1e-16, 1]) - 1e-18) == 0
+
+
+@pytest.mark.parametrize("n", [8, 300])
+def test_relative_variance_is_that_of_all_values(n):
+    """Value, error and bias against the delete-one jackknife of images of five values each."""
+    x = np.random.default_rng(n).gamma(3, size=(n, 4, 5))
+
+    def share(images):
+        return images.var((0, 2)) / (images**2).mean((0, 2))
+
+    s, q = x.mean(2), (x**2).mean(2)
+    squares = {"ss": (s * s).sum(0), "sq": (s * q).sum(0), "qq": (q * q).sum(0)}
+    value, error, bias = relative_variance(s.sum(0), q.sum(0), **squares, n=n)
+    left_out = np.array([share(np.delete(x, i, 0)) for i in range(n)])
+    assert value == pytest.approx(share(x))
+    wanted = np.sqrt((n - 1) / n * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    assert error == pytest.approx(wanted, rel=0.1 if n > 100 else 0.5)
+    assert bias == pytest.approx((n - 1) * (left_out.mean(0) - value), rel=0.1 if n > 100 else 0.6)
+
+
+def test_relative_variance_of_constants_of_nothing_and_of_one_image():
+    s, q = np.array([30.0, 0.0]), np.array([90.0, 0.0])
+    value, error, bias = relative_variance(s, q, ss=s * 3, sq=s * 9, qq=q * 9, n=10)
+    assert (value[0], error[0], bias[0]) == pytest.approx((0, 0, 0), abs=1e-7)
+    assert np.isnan([value[1], error[1], bias[1]]).all()
+    value, error, bias = relative_variance(np.ones(1), 2 * np.ones(1), ss=np.ones(1), sq=np.ones(1), qq=np.ones(1), n=1)
+    assert (value[0], error[0], bias[0]) == (0.5, np.inf, 0)

@@ -84,5 +84,5 @@ def test_an_event_that_is_known_between_two_rates():
         assert event.p_at_most(0) == many.p_at_least(rate)
         assert event.p_at_least(1) == few.p_at_most(rate)
         assert event.value.tolist() == [float(rate == 0.2)]
-    assert event.regrouped([], array(300, 300), 600) is event
+    assert event.regrouped([event, event], array(300, 300), 600) == event
     assert event.mean().regrouped([], array(300, 300), 600).interval(0.9) == event.mean().interval(0.9)

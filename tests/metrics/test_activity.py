@@ -206,7 +206,10 @@ def test_nan_and_infinities_are_counted_as_images():
     [
         (lambda: measure("activty", LAYER), "no metric is called 'activty'; did you mean 'activity'?"),
         (lambda: measure("activity.apz", LAYER), "activity has no field 'apz'; did you mean 'apoz'?"),
-        (lambda: measure("activity", LAYER, rate=0.0), "activity: rate: .*greater than 0.*it knows rate, kernel"),
+        (
+            lambda: measure("activity", LAYER, rate=0.0),
+            "activity: rate: .*greater than 0.*it knows rate, on_zeros, on_cv, kernel",
+        ),
         (lambda: measure("activity", LAYER, rate="1"), "activity: rate: .*valid number"),
         (lambda: measure("activity", LAYER, bins=3), "activity: bins: Extra inputs are not permitted"),
         (lambda: measure("activity", LAYER, LAYER), r"reads 1 tensor\(s\): response; got 2"),
@@ -277,3 +280,99 @@ def test_a_kernel_that_never_responded_is_dormant_up_to_a_doubt():
         found = measure("activity.dormant", x, sources=sources)
         assert found.units[1] == found.lows[1] == 0
         assert found.highs[1] == pytest.approx(stats.norm.ppf(0.975) * error, rel=0.05)
+
+
+# --- kernels that act as a bias -----------------------------------------------------------------------------------
+
+
+def varying(variation, zeros=0.0, *, images=600, units=1, side=2):
+    """Maps of mean 1 whose coefficient of variation is given, and images that are silent throughout."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1 + variation * torch.randn(images, units, side, side, generator=generator)
+    silent = torch.rand(images, units, 1, 1, generator=generator) < zeros
+    return torch.where(silent, torch.zeros_like(x), x)
+
+
+def on(x, field="always_on", **facts):
+    found = measure(f"activity.{field}", x, confidence=0.9, **facts)
+    return found.value, found.low, found.high
+
+
+def test_a_kernel_that_hardly_varies_is_always_on():
+    assert on(torch.full((600, 1, 2, 2), 3.0)) == (1, 1, 1)
+    assert on(varying(0.05)) == (1, 1, 1)
+    assert on(varying(0.05), on_cv=0.04) == (0, 0, 0)
+    assert on(varying(0.3)) == (0, 0, 0)  # never zero, but it varies
+    assert on(varying(0.05, zeros=0.2)) == (0, 0, 0)
+    assert on(varying(0.05, zeros=0.2), on_zeros=0.5, on_cv=2.0) == (1, 1, 1)
+    assert on(torch.full((100, 1, 2, 2), 3.0)) == (1, 0, 1)  # 1 % of images may yet be otherwise
+    assert on(torch.zeros(600, 1, 2, 2)) == (0, 0, 0)  # dead
+
+
+def test_variation_is_that_over_positions_and_images():
+    x = sparse(300, 3) + 0.5
+    tally = METRIC.reads(Probe(METRIC.reads, make_site(units=3, shape=(2, 4)), METRIC.taps), 4)
+    small = x[..., :2, :]
+    tally.fold(tally.read(View({"response": small}, torch.arange(300), None, 0)), torch.arange(300) % 4)
+    found = METRIC.evaluate(tally, make_site(), {})["always_on"].events[1].proportion.value
+    own = small.double().movedim(1, 0).flatten(1).numpy()
+    spread = (own.std(1) / own.mean(1)) ** 2
+    assert found == pytest.approx(spread / (1 + spread), rel=0.01)  # up to the bias of order 1 / images
+    limit = float(np.sqrt(spread.max()))
+    assert measure("activity.always_on", small, on_cv=1.02 * limit).units == (1, 1, 1)
+    assert measure("activity.always_on", small, on_cv=0.98 * limit).units != (1, 1, 1)
+
+
+def test_larger_maps_tell_the_variation_by_a_sample():
+    x = varying(0.1, images=400, units=40, side=24)
+    tally = METRIC.reads(Probe(METRIC.reads, make_site(units=40, shape=(24, 24)), METRIC.taps), 1)
+    tally.fold(tally.read(View({"response": x}, torch.arange(400), None, 0)), torch.zeros(400, dtype=torch.int64))
+    found = METRIC.evaluate(tally, make_site(), {})["always_on"].events[1].proportion
+    assert found.value.mean() == pytest.approx(0.01 / 1.01, rel=0.01)
+    low, high = found.interval(0.95)
+    truth = 0.01 / 1.01
+    assert np.mean((low <= truth) & (truth <= high)) >= 0.85
+
+
+def test_always_on_is_claimed_wrongly_as_seldom_as_it_should():
+    """Kernels on the limit of either condition: "always on" and "not always on" in about 5 % at most."""
+    for x in (varying(0.1, images=400, units=500, side=3), varying(0.001, 0.0099, images=1000, units=500, side=1)):
+        found = measure("activity.always_on", x, confidence=0.9)
+        assert np.mean(np.array(found.lows) == 1) <= 0.075
+        assert np.mean(np.array(found.highs) == 0) <= 0.075
+
+
+def test_where_no_activation_makes_zeros_the_variation_decides():
+    assert METRIC.applies(make_site(atoms=(), nonnegative=False), "always_on", {}) is None
+    assert on(-varying(0.05)) == (1, 1, 1)
+    assert on(varying(0.05) - 1) == (0, 0, 0)
+
+
+def test_scale_and_positions_do_not_change_what_is_always_on():
+    x = torch.cat([varying(0.05, side=1, units=2), varying(0.12, side=1, units=2)], 1)
+    wanted = measure("activity.always_on", x)
+    assert wanted.units == (1, 1, 0, 0)
+    scaled = x * torch.tensor([0.25, 8.0, 1.0, 1024.0])[:, None, None]
+    for same in (scaled, x.repeat(1, 1, 2, 4)):
+        found = measure("activity.always_on", same)
+        assert (found.units, found.lows, found.highs) == (wanted.units, wanted.lows, wanted.highs)
+
+
+def test_always_on_is_about_sources():
+    """Six images of each of 100 sources: no more is known of others than 100 tell."""
+    x = varying(0.05)
+    assert on(x, sources=torch.arange(600)) == (1, 1, 1)
+    assert on(x, sources=torch.arange(600) // 6) == (1, 0, 1)
+
+
+def test_images_needed_for_always_on():
+    def needed(**params):
+        return METRIC.images(Need(make_site(), "always_on", 10, 0.05, {"on_zeros": 0.01, "on_cv": 0.1} | params))
+
+    assert needed() == 302
+    assert needed(on_zeros=0.001) == 2995
+    assert needed(on_cv=0.05) == 1200
+
+
+def test_one_image_tells_nothing_of_what_is_always_on():
+    assert on(torch.ones(1, 1, 2, 2)) == (1, 0, 1)

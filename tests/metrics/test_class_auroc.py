@@ -205,7 +205,7 @@ def test_channels_are_told_apart():
 def test_many_kernels_are_measured_a_few_at_a_time(monkeypatch):
     x, labels = gaussian((1, 3, 1, 2), 50, 7)
     wanted = fields(x, labels)
-    monkeypatch.setattr("cnnaudit.metrics.class_auroc._CELLS", 2 * 8 * 256)
+    monkeypatch.setattr("cnnaudit.detection._CELLS", 2 * 8 * 256)
     for field, found in fields(x, labels).items():
         assert found.value.tolist() == wanted[field].value.tolist()
 

@@ -144,9 +144,8 @@ class Run:
         return np.concatenate(self.kept[site][name]).astype(np.float64)
 
     def calibrating(self, probe: Probe) -> int:
-        """Images that fix a grid: as many as the statistic says, in whole blocks."""
-        blocks = math.ceil(probe.statistic.calibrates / self.plan.block)
-        return min(self.plan.images, blocks * self.plan.block)
+        """Images that fix a grid."""
+        return min(self.plan.images, probe.statistic.calibrates)
 
 
 def run(plan: Plan) -> Run:

@@ -9,6 +9,8 @@ from reference.networks import plans
 
 from cnnaudit.metrics import registry
 
+FIRST_LOOK = {name: metric for name, metric in registry().items() if metric.recommended}
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -29,14 +31,15 @@ def test_every_statistic_of_random_networks_equals_a_naive_computation():
 
     every_network()
     assert tally.networks >= 50
-    assert set(tally.sites) == {"conv", "pool", "residual", "concat", "gate", "head"}
-    assert {metric.reads.__name__ for metric in registry().values()} | {"tap", *FIELDS} == set(tally.compared)
+    assert set(tally.sites) == {"input", "conv", "pool", "residual", "concat", "gate", "head"}
+    assert {metric.reads.__name__ for metric in FIRST_LOOK.values()} | {"tap", *FIELDS} == set(tally.compared)
     assert min(tally.compared.values()) > 100, tally.compared
     assert sum(tally.close.values()) < 0.2 * tally.compared["ClassHistogram"], tally.close
 
 
-def test_every_field_of_every_metric_is_compared():
-    assert {name: set(metric.fields) for name, metric in registry().items()} == {
+def test_every_field_of_a_first_look_is_compared():
+    """But one that samples 8 positions of its own; tests/metrics/test_activity.py has a naive computation of it."""
+    assert {name: set(metric.fields) - {"always_on"} for name, metric in FIRST_LOOK.items()} == {
         name: set(fields) for name, fields in FIELDS.items()
     }
 

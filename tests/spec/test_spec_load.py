@@ -319,7 +319,7 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         (
             "{metric: activity, max: 0, op: convolution}",
             (
-                "3:36: op must be one of conv, pool, residual, merge, concat, gate, linear, head, not the text "
+                "3:36: op must be one of input, conv, pool, residual, merge, concat, gate, linear, head, not the text "
                 "'convolution'; did you mean 'conv'?"
             ),
         ),

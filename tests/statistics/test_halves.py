@@ -117,3 +117,17 @@ def test_without_labels_is_a_programming_error(statistic):
     view = View({"response": case.data(3)["response"]}, torch.arange(3), None, 0)
     with pytest.raises(ValueError, match="labels; the plan checks that"):
         case.started().read(view)
+
+
+def test_levels_know_the_mean_response_of_the_calibration_images():
+    case = next(c for c in CASES if c.probe.statistic is ClassResponses and c.name == "map")
+    data = case.data(40)
+    started = case.started(data)
+    response, levels = data["response"].mean((2, 3)), started.centres.shape[1]
+    level = (response[..., None] >= started.calibration["edges"]).sum(-1)
+    for kernel in range(5):
+        for b in range(levels):
+            inside = response[level[:, kernel] == b, kernel]
+            assert started.centres[kernel, b].item() == pytest.approx(inside.mean().item(), rel=1e-6)
+    case = next(c for c in CASES if c.probe.statistic is ClassResponses and c.name == "integers")
+    assert case.started(case.data(12)).centres[0].tolist() == [0, 1, 2, 3, 4]

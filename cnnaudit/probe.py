@@ -1,0 +1,366 @@
+"""A linear probe: how many bits about the label a reader of features can use, told by images that it has not seen.
+
+The reader is multinomial logistic regression with a quadratic penalty. Its loss on held-out images is an upper bound
+of the entropy that it leaves open, whatever it learned, so what it gains on knowing the frequencies of the classes is a
+lower bound of what a better reader could use.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize, special
+from scipy.sparse.linalg import LinearOperator, cg
+
+from cnnaudit.intervals import Normal
+from cnnaudit.intervals.base import jackknife_error
+from cnnaudit.lazy import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnnaudit.intervals import Array
+
+__all__ = [
+    "FEWEST",
+    "Gain",
+    "HeldOut",
+    "Integers",
+    "Logistic",
+    "clustered_mean",
+    "surprise",
+    "train",
+    "usable",
+]
+
+Integers: TypeAlias = NDArray[np.int64]
+
+FEWEST = 10  # images for each class
+_RIDGES = (10.0, 1.0, 0.1, 0.01, 0.001)
+_REPEATS = 2
+
+_FOLDS = 5
+_SHARE = 0.001  # of the class frequencies in every prediction, so that no loss is larger than log2 of its inverse
+_PATIENCE = 2
+_ROUGH, _TIGHT = 3e-4, 3e-5
+_BITS = 1 / math.log(2)
+
+
+class Gain(NamedTuple):
+    """What a reader gains on every image that it has not seen.
+
+    Attributes:
+        bits: Loss of the class frequencies less that of the probe, shape (repeats, n); NaN where the images are too
+            few for a probe.
+        influence: What each image does to the mean of ``bits``: its own gain, and by how much it changes the gains of
+            others as one of those that the probe learned from; shape (n,). Its mean is that of ``bits``.
+        parameters: Free parameters of the probe.
+    """
+
+    bits: Array
+    influence: Array
+    parameters: int
+
+    def __sub__(self, other: Gain) -> Gain:
+        """What one reader gains more than another one on the same images with the same folds."""
+        return Gain(self.bits - other.bits, self.influence - other.influence, self.parameters)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the mean gain over deals of images to folds."""
+        return float(self.bits.mean(1).std(ddof=1))
+
+
+@dataclass(frozen=True)
+class HeldOut(Normal):
+    """A mean over images whose error is already by sources where several images come from one."""
+
+    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
+        return self
+
+
+def clustered_mean(influence: Array, clusters: Integers, spread: float, least: float) -> HeldOut:
+    """Return the mean of what images do, with its error by clusters.
+
+    Args:
+        influence: Shape (n,).
+        clusters: What is independent of the rest, shape (n,).
+        spread: Standard deviation over ``_REPEATS`` repeats of what only chance in the estimator decides.
+        least: What one cluster more could change the mean by when n clusters agree; the error is at least that.
+    """
+    _, place, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    value = influence.mean(keepdims=True)
+    if len(sizes) < 2:
+        return HeldOut(value, np.array([math.inf]), 1)
+    sums = np.bincount(place, influence)
+    rest = (influence.sum() - sums) / (len(influence) - sizes)
+    error, dof = jackknife_error(value, rest[:, None], sizes.astype(np.float64))
+    return HeldOut(value, np.maximum(np.sqrt(error**2 + spread**2 / _REPEATS), least / len(sizes)), dof)
+
+
+def surprise(labels: Integers) -> Array:
+    """Return -log2 of the frequency of each image's class, shape (n,); its mean is the entropy of the labels."""
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    bits: Array = np.log2(len(labels) / counts)[place]
+    return bits
+
+
+def usable(features: Array, labels: Integers, clusters: Integers) -> Gain:
+    """Cross-validate a probe in five folds of whole clusters, ``_REPEATS`` times with another deal.
+
+    The penalty is chosen for each fold from ``_RIDGES``, and from ignoring the features altogether, by losses on two of
+    the other folds of a probe that has seen neither these nor the fold itself.
+
+    Args:
+        features: Shape (n, features), finite.
+        labels: Class of each image, shape (n,).
+        clusters: What is independent of the rest, shape (n,).
+    """
+    classes, y = np.unique(labels, return_inverse=True)
+    z, power = _rotated(features)
+    parameters = (_varying(features).sum() + 1) * (len(classes) - 1)
+    n = len(y)
+    if len(classes) < 2 or n < FEWEST * len(classes) or len(np.unique(clusters)) < _FOLDS:
+        return Gain(np.full((_REPEATS, n), math.nan), np.full(n, math.nan), int(parameters))
+    data = _Data(z, power, np.eye(len(classes))[y])
+    found = [_cross_validated(data, _dealt(y, clusters, repeat)) for repeat in range(_REPEATS)]
+    bits, influence = (np.array(x) for x in zip(*found, strict=True))
+    return Gain(bits, influence.mean(0), int(parameters))
+
+
+class Logistic(NamedTuple):
+    """Multinomial logistic regression.
+
+    Attributes:
+        weights: Shape (features + 1, classes), the intercepts in the last row.
+        ridge: The penalty is half of it times the sum of squares of all weights but the intercepts.
+    """
+
+    weights: Array
+    ridge: float
+
+    def logits(self, z: Array) -> Array:
+        """Return what is exponentiated, shape (n, classes)."""
+        return _linear(z, self.weights)
+
+    def probabilities(self, z: Array) -> Array:
+        """Return the probability of every class, shape (n, classes)."""
+        found: Array = special.softmax(self.logits(z), axis=1)
+        return found
+
+
+def train(z: Array, power: Array, onehot: Array, start: Logistic, *, tolerance: float = _TIGHT) -> Logistic:
+    """Minimise mean loss in nats plus penalty by L-BFGS, from a start whose ``ridge`` is the one that is wanted.
+
+    It runs in coordinates in which the curvature is about the same everywhere, where it takes a few dozen steps:
+    ``power``, the mean squares of the features, decides those where features are uncorrelated.
+    """
+    n = len(z)
+    scale = np.sqrt(_curvature(power, start.ridge, onehot.shape[1]))
+
+    def objective(x: Array) -> tuple[float, Array]:
+        weights = x.reshape(scale.shape[0], -1) / scale
+        logits = _linear(z, weights)
+        logits -= logits.max(1, keepdims=True)
+        p = np.exp(logits)
+        total = p.sum(1, keepdims=True)
+        loss = (np.log(total).sum() - (logits * onehot).sum()) / n + start.ridge / 2 * (weights[:-1] ** 2).sum()
+        gradient = _transposed(z, (p / total - onehot) / n)
+        gradient[:-1] += start.ridge * weights[:-1]
+        return loss, (gradient / scale).ravel()
+
+    found = optimize.minimize(
+        objective,
+        (start.weights * scale).ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 1000, "maxcor": 20, "gtol": tolerance, "ftol": 0},
+    )
+    return start._replace(weights=found.x.reshape(start.weights.shape) / scale)
+
+
+class _Data(NamedTuple):
+    """Rotated features with their mean squares, and classes as rows of a unit matrix."""
+
+    z: Array
+    power: Array
+    onehot: Array
+
+    def where(self, rows: NDArray[np.bool_]) -> _Data:
+        return self._replace(z=self.z[rows], onehot=self.onehot[rows])
+
+    @property
+    def frequencies(self) -> Array:
+        """Krichevsky and Trofimov's: half an image more of every class, so that none is impossible."""
+        counts = self.onehot.sum(0) + 0.5
+        found: Array = counts / counts.sum()
+        return found
+
+    def loss(self, frequencies: Array, probe: Logistic | None) -> Array:
+        """Loss in bits of each row, shape (n,)."""
+        p = frequencies[None] if probe is None else _mixed(probe.probabilities(self.z), frequencies)
+        bits: Array = -np.log2((p * self.onehot).sum(1))
+        return bits
+
+
+def _mixed(p: Array, frequencies: Array) -> Array:
+    return (1 - _SHARE) * p + _SHARE * frequencies
+
+
+def _cross_validated(data: _Data, folds: Integers) -> tuple[Array, Array]:
+    """Gain and influence of each image."""
+    bits, influence = np.zeros((2, len(folds)))
+    paths = [_path(data, folds, fold, (fold + 1) % _FOLDS) for fold in range(_FOLDS)]
+    for fold in range(_FOLDS):
+        # The path of this fold and its successor was judged on the successor, that of its predecessor on that one.
+        before = paths[fold - 1]
+        best = int((paths[fold].second + before.first).argmin())
+        probe = paths[fold].probes[best]
+        if probe is None:
+            continue
+        learned, held = data.where(folds != fold), data.where(folds == fold)
+        frequencies = learned.frequencies
+        probe = train(learned.z, data.power, learned.onehot, probe)
+        bits[folds == fold] = held.loss(frequencies, None) - held.loss(frequencies, probe)
+        influence[folds != fold] += _taught(learned, held, probe)
+    return bits, bits + influence
+
+
+class _Path(NamedTuple):
+    """Probes of falling penalty that saw neither of two folds, and their losses on the first and the second."""
+
+    probes: list[Logistic | None]
+    first: Array
+    second: Array
+
+
+def _path(data: _Data, folds: Integers, first: int, second: int) -> _Path:
+    learned = data.where((folds != first) & (folds != second))
+    held = [data.where(folds == fold) for fold in (first, second)]
+    frequencies = learned.frequencies
+    weights = np.zeros((data.z.shape[1] + 1, len(frequencies)))
+    weights[-1] = np.log(frequencies)
+    losses = np.full((2, 1 + len(_RIDGES)), math.inf)
+    probes: list[Logistic | None] = [None]
+    losses[:, 0] = [part.loss(frequencies, None).sum() for part in held]
+    for number, ridge in enumerate(_RIDGES if data.z.shape[1] else (), 1):
+        probe = train(learned.z, data.power, learned.onehot, Logistic(weights, ridge), tolerance=_ROUGH)
+        losses[:, number] = [part.loss(frequencies, probe).sum() for part in held]
+        probes.append(probe)
+        weights = probe.weights
+        total = losses.sum(0)
+        if number >= _PATIENCE and total[: number + 1].argmin() <= number - _PATIENCE:
+            break
+    return _Path(probes, *losses)
+
+
+def _taught(learned: _Data, held: _Data, probe: Logistic) -> Array:
+    """Return how an image that a probe learned from changes the gains of those that it did not, shape (n,).
+
+    To first order a probe that weighs image i more moves by the inverse curvature of its objective times the image's
+    gradient, and the gains by their gradient times that: the infinitesimal jackknife. So an error counts that other
+    images would have taught another probe, which the images' own gains do not tell.
+    """
+    p = probe.probabilities(held.z)
+    told = (_mixed(p, learned.frequencies) * held.onehot).sum(1, keepdims=True)
+    share = (1 - _SHARE) * (p * held.onehot).sum(1, keepdims=True) / told
+    slope = _transposed(held.z, _BITS * share * (held.onehot - p))
+    q = probe.probabilities(learned.z)
+    move = _solved(learned, q, probe.ridge, slope)
+    effect = ((learned.onehot - q) * _linear(learned.z, move)).sum(1) / len(q)
+    centred: Array = effect - effect.mean()
+    return centred
+
+
+def _solved(learned: _Data, q: Array, ridge: float, slope: Array) -> Array:
+    """Return the inverse curvature of the objective times a slope, by conjugate gradients."""
+    shape, size = slope.shape, slope.size
+
+    def curved(x: Array) -> Array:
+        v = x.reshape(shape)
+        a = _linear(learned.z, v)
+        a = q * (a - (q * a).sum(1, keepdims=True)) / len(q)
+        out = _transposed(learned.z, a)
+        out[:-1] += ridge * v[:-1]
+        out[-1] += 1e-6 * v[-1]  # a shift of all intercepts changes no probability
+        return out.ravel()
+
+    about = _curvature(learned.power, ridge, shape[1])
+    inverse = LinearOperator((size, size), lambda x: (x.reshape(shape) / about).ravel(), dtype=np.float64)
+    found, _ = cg(
+        LinearOperator((size, size), curved, dtype=np.float64), slope.ravel(), M=inverse, rtol=0.03, maxiter=50
+    )
+    moved: Array = found.reshape(shape)
+    return moved
+
+
+def _curvature(power: Array, ridge: float, classes: int) -> Array:
+    """About the second derivative of the objective along each weight, shape (features + 1, 1)."""
+    open_ = (1 - 1 / classes) / classes
+    second: Array = np.append(open_ * power + ridge, open_)[:, None]
+    return second
+
+
+def _linear(z: Array, weights: Array) -> Array:
+    product = _product(z, weights[:-1])
+    product += weights[-1]
+    return product
+
+
+def _transposed(z: Array, x: Array) -> Array:
+    """Return the transpose of :func:`_linear` applied to what is on its side, shape (features + 1, classes)."""
+    return np.concatenate([_product(z.T, x), x.sum(0, keepdims=True)])
+
+
+def _product(a: Array, b: Array) -> Array:
+    # By torch: how many threads it takes is ours to say, and those of numpy wait for each other on thin matrices.
+    product: Array = (torch.from_numpy(a) @ torch.from_numpy(np.ascontiguousarray(b))).numpy()
+    return product
+
+
+def _varying(features: Array) -> NDArray[np.bool_]:
+    """Which features vary by more than float32 rounding makes them."""
+    size = np.abs(features).max(0, initial=0)
+    varying: NDArray[np.bool_] = np.ptp(features, axis=0) > 1e-6 * size
+    return varying
+
+
+def _rotated(features: Array) -> tuple[Array, Array]:
+    """Standardise features and turn them to their principal axes, which no penalty on all weights alike notices.
+
+    Labels have no part in it, so a held-out image stays one.
+
+    Returns:
+        Shape (n, rank), and the mean squares of its columns, shape (rank,).
+    """
+    x = features[:, _varying(features)]
+    if not x.shape[1]:
+        return np.zeros((len(x), 0)), np.zeros(0)
+    x = (x - x.mean(0)) / x.std(0)
+    n, d = x.shape
+    power, axes = linalg.eigh((x.T @ x if d <= n else x @ x.T) / n)
+    kept = power > 1e-10 * power[-1]
+    power, axes = power[kept], axes[:, kept]
+    return (x @ axes if d <= n else axes * np.sqrt(n * power)), power
+
+
+def _dealt(y: Integers, clusters: Integers, repeat: int) -> Integers:
+    """Deal clusters to folds of about equal size: the large ones first, and classes in turn.
+
+    Returns:
+        The fold of each image, shape (n,).
+    """
+    _, first, place, sizes = np.unique(clusters, return_index=True, return_inverse=True, return_counts=True)
+    chance = np.random.Generator(np.random.PCG64(repeat)).permutation(len(sizes))
+    held = [0] * _FOLDS
+    fold_of = np.zeros(len(sizes), dtype=np.int64)
+    for cluster in np.lexsort((chance, y[first], -sizes)):
+        fold = held.index(min(held))
+        fold_of[cluster] = fold
+        held[fold] += int(sizes[cluster])
+    folds: Integers = fold_of[place]
+    return folds

@@ -1,0 +1,332 @@
+"""What every metric there is must do, own or foreign: nothing here knows a metric by its name but its needs."""
+
+import math
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+import cnnaudit
+from cnnaudit import Estimate, MetricError, Outcome, measure
+from cnnaudit.graph import capture
+from cnnaudit.metrics import registry
+from cnnaudit.metrics.base import COSTS
+from cnnaudit.site import Op
+from cnnaudit.statistics import Parameters
+
+NAMES = list(registry())
+STREAMED = [name for name, metric in registry().items() if metric.reads is not Parameters]
+FIELDS = [f"{name}.{field}" for name, metric in registry().items() for field in metric.fields]
+COUNT = 60  # no more than what fixes any grid, so that the order of images decides none
+SOURCES = [f"patient {i}" for i in range(COUNT)]
+SMALL = {  # where the defaults ask for more images than a quick test has
+    "renyi_entropy": {"batch": 12},
+    "renyi_information": {"batch": 12},
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+LABELS = torch.arange(COUNT) % 3
+MASKS = torch.rand(COUNT, 2, 4, 4, generator=generator(2)) < 0.3
+
+
+def maps(channels=4, size=(4, 4), seed=1):
+    """Rectified maps that tell the classes apart a little; every position is read of so small ones."""
+    x = torch.randn(COUNT, channels, *size, generator=generator(seed))
+    x[torch.arange(COUNT), LABELS] += 1.0
+    return x.relu()
+
+
+def tensors(metric, seed=1):
+    if metric.reads is Parameters:
+        weight = torch.randn(4, 3, 3, 3, generator=generator(seed))
+        named = {"weight": weight, "gamma": weight[:, 0, 0, 0], "beta": weight[:, 1, 1, 1]}
+        return [named[tap] for tap in metric.taps]
+    return [maps(seed=seed + i) for i in range(len(metric.taps))]
+
+
+def given(metric, **changed):
+    facts = dict(SMALL.get(metric.name, {}))
+    facts |= {"labels": LABELS} if metric.labels else {}
+    facts |= {"masks": MASKS} if metric.masks else {}
+    return facts | {name: value for name, value in changed.items() if name in facts or name == "sources"}
+
+
+def measured(name, *changed, **facts):
+    metric = registry()[name.partition(".")[0]]
+    return measure(name, *(changed or tensors(metric)), **(given(metric) | facts))
+
+
+def alike(found, wanted, *, rel=1e-6, abs_=1e-7):
+    for mine, others in ((found.units, wanted.units), (found.lows, wanted.lows), (found.highs, wanted.highs)):
+        assert mine == pytest.approx(others, rel=rel, abs=abs_, nan_ok=True)
+
+
+# --- estimates ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_an_estimate_lines_up(name):
+    found = measured(name)
+    metric = registry()[name.partition(".")[0]]
+    assert isinstance(found, Estimate)
+    assert found.unit == metric.fields[name.partition(".")[2]].unit
+    assert found.n_images == (0 if metric.reads is Parameters else COUNT)
+    assert len(found.units) == len(found.lows) == len(found.highs) == len(found.kernels)
+    assert any(math.isfinite(value) for value in found.units)
+    assert not any(math.isinf(value) for value in found.units)
+    for low, value, high in zip(found.lows, found.units, found.highs, strict=True):
+        assert math.isnan(value) or low <= value <= high, (low, value, high)
+    assert all(type(v) is float for v in (found.value, found.low, found.high, *found.units, *found.lows))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_field_is_the_default(name):
+    alike(measured(name), measured(f"{name}.{next(iter(registry()[name].fields))}"), rel=0, abs_=0)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_more_confidence_is_a_wider_interval(name):
+    narrow, wide = (measured(name, confidence=c) for c in (0.8, 0.99))
+    assert wide.units == pytest.approx(narrow.units, nan_ok=True)
+    for a, b, c, d in zip(wide.lows, narrow.lows, narrow.highs, wide.highs, strict=True):
+        assert (a <= b <= c <= d) or math.isnan(a + b + c + d)
+
+
+# --- laws -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_the_order_in_which_images_are_read_does_not_matter(name):
+    """With sources that say what each image is; without them its place in the order decides groups and halves."""
+    shuffled = torch.randperm(COUNT, generator=generator(5))
+    with mock.patch.object(torch, "randperm", return_value=torch.arange(COUNT)):
+        whole = measured(name, sources=SOURCES)
+    with mock.patch.object(torch, "randperm", return_value=shuffled):
+        alike(measured(name, sources=SOURCES), whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_how_many_images_are_read_at_once_does_not_matter(name):
+    wanted = measured(name)
+    for block in (1, 7, COUNT):
+        alike(measured(name, block=block), wanted)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_the_layout_of_the_memory_and_gradients_do_not_matter(name):
+    before = tensors(registry()[name])
+    given_ = [x.contiguous(memory_format=torch.channels_last).clone().requires_grad_() for x in before]
+    alike(measured(name, *given_), measured(name), rel=1e-4, abs_=1e-5)
+    assert all(x.grad is None for x in given_)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_device_does_not_matter(name):
+    on_gpu = [x.cuda() for x in tensors(registry()[name])]
+    alike(measured(name, *on_gpu), measured(name), rel=1e-4, abs_=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_and_random_numbers_are_left_as_they_were(name):
+    mine = tensors(registry()[name])
+    before, state = [x.clone() for x in mine], torch.get_rng_state()
+    alike(measured(name, *mine, seed=5), measured(name, *mine, seed=5), rel=0, abs_=0)
+    assert all(torch.equal(x, b) for x, b in zip(mine, before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- input at the border --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e30, -2.5])
+@pytest.mark.parametrize("name", STREAMED)
+def test_constant_maps_give_a_number_or_none(name, value):
+    metric = registry()[name]
+    for field in metric.fields:
+        try:
+            found = measured(f"{name}.{field}", *(torch.full_like(x, value) for x in tensors(metric)))
+        except MetricError as error:
+            assert "does not apply" in str(error)  # noqa: PT017 - either a number or this
+            continue
+        assert not any(math.isinf(unit) for unit in found.units)
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_one_image_gives_no_certainty(name):
+    metric = registry()[name]
+    few = given(metric, labels=LABELS[:1], masks=MASKS[:1])
+    first = next(iter(metric.fields))
+    found = measure(f"{name}.{first}", *(x[:1] for x in tensors(metric)), **few)
+    for low, value, high in zip(found.lows, found.units, found.highs, strict=True):
+        assert not (math.isfinite(value) and low == high == value) or metric.fields[first].dataset
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_no_image_is_refused(name):
+    metric = registry()[name]
+    with pytest.raises(MetricError, match="at least one image"):
+        measure(name, *(x[:0] for x in tensors(metric)), **given(metric, labels=LABELS[:0], masks=MASKS[:0]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite_is_refused(name, value):
+    broken = [x.clone() for x in tensors(registry()[name])]
+    broken[-1][3] = value
+    with pytest.raises(MetricError, match=r"NaN or Inf|does not apply: responses here may be negative"):
+        measured(name, *broken)
+
+
+# --- what an audit makes of it --------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """A site of every op, maps so small that every position is read."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.branch = nn.Conv2d(4, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.squeeze = nn.Conv2d(4, 4, 1)
+        self.hidden, self.head = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.branch(x).relu()
+        x = self.pool(x)
+        x = self.left(x).relu() + self.right(x).relu()
+        x = x * self.squeeze(x.mean((2, 3), keepdim=True)).sigmoid()
+        x = torch.cat([x, x.tanh()], 1).mean((2, 3))
+        return self.head(self.hidden(x).relu())
+
+
+IMAGES = torch.rand(COUNT, 3, 4, 4, generator=generator(3)) + LABELS[:, None, None, None] / 3
+DATA = {"images": IMAGES, "labels": LABELS, "masks": MASKS}
+
+
+def rules(**keys):
+    return [{"metric": name, "params": SMALL.get(name, {}), **keys} for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return cnnaudit.profile(Net(), DATA, rules=rules(if_absent="skip"))
+
+
+def test_every_metric_has_a_site_in_a_network_of_all_ops(flow):
+    assert {site.op for site in flow.sites} == set(Op)
+    assert set(flow) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measure_equals_the_audit(flow, name):
+    metric = registry()[name]
+    net = Net().eval()
+    graph = capture(net, IMAGES[:2])
+    with torch.no_grad():
+        values = {}
+        interpreter = torch.fx.Interpreter(graph.module, garbage_collect_values=False)
+        interpreter.run(IMAGES)
+        for node, value in interpreter.env.items():
+            values[node.name] = value
+    compared = 0
+    for field in metric.fields:
+        selection = flow[f"{name}.{field}"]
+        for check in selection.checks:
+            if check.probe is None:
+                continue
+            site, weights = check.site, metric.reads is Parameters
+            nodes = [(site.parameters if weights else site.taps)[tap].node for tap in check.probe.taps]
+            inputs = [_parameter(net, site, tap) for tap in metric.taps] if weights else [values[n] for n in nodes]
+            facts = {"groups": site.groups, "rank": site.rank} if site.op in (Op.CONV, Op.LINEAR) else {}
+            if metric.taps == ("input",) and site.op is Op.POOL:
+                facts |= {"kernel": site.kernel, "stride": site.stride, "op": site.operator}
+            if not _fits(metric, site, inputs):
+                continue
+            facts["estimand"] = "dataset" if check.on_dataset else "population"
+            found = measure(f"{name}.{field}", *inputs, **given(metric), **facts)
+            # A value that differs in a last bit may fall into another level.
+            alike(found, selection[site.path], rel=1e-4, abs_=1e-5)
+            compared += 1
+    assert compared >= len(metric.fields), name
+
+
+def _parameter(net, site, name):
+    layer = net.get_submodule(site.path)
+    return layer.weight if name == "weight" else {"gamma": net.norm.weight, "beta": net.norm.bias}[name]
+
+
+def _fits(metric, site, inputs):
+    """Whether plain tensors can tell what the site is: measure takes rectified maps for such and others for signed."""
+    tap = site.taps.get("response")
+    if metric.reads is Parameters or tap is None:
+        return True
+    return tap.atoms == (0.0,) and tap.nonnegative and not bool((inputs[-1] < 0).any())
+
+
+@pytest.mark.parametrize("bound", ["min", "max"])
+def test_a_dead_network_is_never_an_error_of_a_metric(bound):
+    net = Net()
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    report = cnnaudit.audit({"cnnaudit": 1, "rules": rules(**{bound: 0.5})}, model=net, data=DATA)
+    assert {verdict.metric for verdict in report.verdicts} == set(NAMES)
+    for verdict in report.verdicts:
+        crashed = verdict.outcome is Outcome.ERROR and "applies at none" not in verdict.detail
+        assert not crashed, (verdict.metric, verdict.site, verdict.detail)
+        if verdict.value is not None and math.isnan(verdict.value):
+            assert verdict.outcome is Outcome.UNDECIDED
+
+
+def test_a_broken_network_is_an_error_at_every_metric():
+    net = Net()
+    for parameter in net.parameters():
+        parameter.data[:] = math.nan
+    report = cnnaudit.audit({"cnnaudit": 1, "rules": rules(max=0.5, if_absent="skip")}, model=net, data=DATA)
+    judged = [verdict for verdict in report.verdicts if verdict.outcome is not Outcome.NOT_APPLICABLE]
+    fine = {(v.metric, v.site) for v in judged if v.outcome is not Outcome.ERROR}
+    assert not fine
+    assert len(judged) > len(NAMES)
+
+
+# --- words ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_is_complete(name):
+    metric = registry()[name]
+    paragraphs = [part.strip() for part in metric.doc.split("\n\n")]
+    assert metric.summary.endswith(".")
+    for start in ("Definition.", "Unit and range.", "Estimator and bias.", "Interval.", "Pitfalls."):
+        assert any(part.startswith(start) for part in paragraphs), start
+    assert metric.cost_class in COSTS
+    assert metric.cost.partition(": ")[2]
+    assert metric.interval
+    assert metric.version >= 1
+    assert set(metric.identity) <= set(metric.params.model_fields)
+    for field in metric.fields.values():
+        assert field.unit
+        assert field.summary
+        assert field.better in ("", "higher", "lower")
+        assert all(said[-1] in ".?" for said in (*field.low, *field.high))
+    for unfinished in ("COVERAGE", "TODO", "FIXME", "[K]"):
+        assert unfinished not in metric.doc
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_carry_the_identity_of_what_was_measured(name):
+    metric = registry()[name]
+    params = metric.params().model_dump()
+    told = metric.identified(params)
+    assert told.startswith(f"{name}/{metric.version}")
+    assert all(f"{param}={params[param]}" in told for param in metric.identity)
