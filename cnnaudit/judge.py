@@ -78,7 +78,8 @@ class _Evidence:
     Attributes:
         estimate: The measured units.
         kernels: Which kernels they are.
-        missing: Units of the site that memory did not reach for.
+        missing: Kernels of the site that memory did not reach for.
+        partial: Whether the value is about all kernels at once, so that without those nothing can be judged.
         gate: Which measured units may not be judged yet.
         fields: Values of all of the metric's fields for the same units.
     """
@@ -86,6 +87,7 @@ class _Evidence:
     estimate: Uncertain
     kernels: tuple[int, ...]
     missing: int
+    partial: bool
     gate: Gate
     fields: Mapping[str, Array]
 
@@ -302,7 +304,8 @@ def _evidence(check: Check, statistic: Statistic, fewest: int, evaluations: Eval
     estimate = measured[rule.field]
     units = len(estimate.value)
     kernels = statistic.probe.units if len(statistic.probe.units) == units else tuple(range(units))
-    missing = site.units - units if statistic.probe.kernels is not None else 0
+    missing = site.units - len(statistic.probe.units) if statistic.probe.kernels is not None else 0
+    partial = check.metric.together and missing > 0
     n = statistic.n_sources  # of one source many images say little more than one
     gate = Gate(np.zeros(units, dtype=np.int64), "")
     if not check.on_dataset:
@@ -310,10 +313,11 @@ def _evidence(check: Check, statistic: Statistic, fewest: int, evaluations: Eval
         if fewest > n:
             gate = Gate(np.maximum(gate.images, fewest), f"this metric needs {fewest:,} here")
     if rule.reduce == "mean":
-        estimate, kernels, missing = _mean(estimate, missing), (-1,), 0
+        estimate, kernels = _mean(estimate, 0 if partial else missing), (-1,)
+        missing = missing if partial else 0
         gate = replace(gate, images=gate.images.max(keepdims=True))
         measured = {name: field.mean() for name, field in measured.items()}
-    return _Evidence(estimate, kernels, missing, gate, {name: field.value for name, field in measured.items()})
+    return _Evidence(estimate, kernels, missing, partial, gate, {name: field.value for name, field in measured.items()})
 
 
 def _mean(estimate: Uncertain, missing: int) -> Uncertain:
@@ -356,9 +360,9 @@ class _Decision:
 def _decided(rule: Rule, evidence: _Evidence, level: _Level) -> _Decision:
     value = evidence.estimate.value
     violates, keeps = _p_values(rule, evidence.estimate)
-    closed = (evidence.gate.images > 0) | np.isnan(value)
+    closed = (evidence.gate.images > 0) | np.isnan(value) | evidence.partial
     violates, keeps = np.where(closed, 1.0, violates), np.where(closed, 1.0, keeps)
-    total = len(value) + evidence.missing
+    total = len(value) + (0 if evidence.partial else evidence.missing)
     must = max(1, math.ceil(rule.share * total - 1e-9))
     alphas = level.alpha / (total - must + 1), level.failing / must
     passing, failing = violates <= alphas[0], keeps <= alphas[1]
@@ -377,7 +381,8 @@ def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _L
     shown = decision.shown
     bound, side = _deciding_bound(check.rule, value[shown])
     failing = int(decision.failing.sum())
-    open_units = len(value) + evidence.missing - int((decision.passing | decision.failing).sum())
+    total = len(value) + (0 if evidence.partial else evidence.missing)
+    open_units = total - int((decision.passing | decision.failing).sum())
     listed = decision.order[: min(_SHOWN, max(1, failing + open_units))]
     needed = 0
     if decision.outcome is Outcome.UNDECIDED:
@@ -398,7 +403,7 @@ def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _L
         side=side,
         n_needed=needed,
         fields={name: float(values[shown]) for name, values in evidence.fields.items()},
-        units=UnitCounts(len(value) + evidence.missing, failing, open_units),
+        units=UnitCounts(total, failing, open_units),
         worst=tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in listed),
         detail=detail,
         advice=advice,
@@ -474,6 +479,7 @@ def _words(
         return f"Too few {samples} to judge: {evidence.gate.reason}.", f"Audit at least {needed}{instead}."
     if math.isnan(evidence.estimate.value[decision.shown]):
         few = " or fewer than two classes have enough images" if check.metric.labels else ""
+        few = " or no concept is seen in enough images" if check.metric.masks else few
         return (
             f"The value is 0 / 0 for some units: nothing varies there{few}.",
             "See activity.dead there; exempt units that are meant to be silent: judge every unit with a `share:`.",
@@ -484,10 +490,11 @@ def _words(
             "See activity.dead there; audit more images, or exempt units that are nearly silent by a `share:`.",
         )
     if evidence.missing:
-        read = len(evidence.kernels)
+        read = check.site.units - evidence.missing
+        instead = "" if evidence.partial else ", or judge `reduce: mean`"
         return (
-            f"Memory reached for {read} of {read + evidence.missing} kernels, and the rule speaks of all.",
-            "Raise sampling.max_memory, narrow `at:`, or judge `reduce: mean`.",
+            f"Memory reached for {read} of {check.site.units} kernels, and the rule speaks of all.",
+            f"Raise sampling.max_memory or narrow `at:`{instead}.",
         )
     means = "The interval contains the bound: these images do not tell on which side of it the truth lies."
     if not low <= bound[1] <= high:

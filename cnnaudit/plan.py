@@ -275,7 +275,7 @@ def _fit(checks: list[Check], held: _Held, budget: int, seed: int) -> list[Check
     if least > budget:
         raise MetricError(
             f"sampling.max_memory of {budget:,} bytes does not reach even for one kernel a site: "
-            f"{least:,} bytes are needed"
+            f"{least:,} bytes are needed; raise it, narrow `at:`, or leave out rules"
         )
     # The largest share that each statistic may take: what is small keeps all of its kernels.
     low, high = 0, budget

@@ -23,7 +23,7 @@ def test_two_commands_that_can_be_pasted():
     commands = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert [c.count("\n") for c in commands] == [1, 1]
     assert commands[0].rstrip().endswith("cnnaudit check examples/digits/digits.audit.yaml")
-    assert commands[1].rstrip().endswith("python -m pytest")
+    assert commands[1].rstrip().endswith("python -m pytest -n auto")
 
 
 def test_python_example_runs():

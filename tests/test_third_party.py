@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,19 @@ def test_what_cannot_be_loaded_is_named_with_its_package(package, entry, source,
     assert message in err
     assert "foreign-metrics 1.2" in err
     assert "Traceback" not in err
+
+
+def test_the_metric_of_the_documentation_works(package):
+    text = (Path(__file__).parent.parent / "docs" / "own_metrics.md").read_text(encoding="utf-8")
+    source = text.partition("```python\n")[2].partition("```")[0]
+    path = package("variance_share = foreign:variance_share", source)
+    code = (
+        f"import sys; sys.path.insert(0, {path!r}); import torch, cnnaudit\n"
+        "x = torch.randn(200, 2, 3, 3, generator=torch.Generator().manual_seed(0))\n"
+        "x[:, 1] *= 2\n"
+        "found = cnnaudit.measure('variance_share', x)\n"
+        "assert found.lows[0] < 0.2 < found.highs[0] and found.highs[0] < 0.3, found\n"
+        "assert abs(sum(found.units) - 1) < 1e-12\n"
+    )
+    status, _, err = run("", code=code)
+    assert status == 0, err

@@ -104,6 +104,7 @@ class Metric:
         version: Rises whenever a value may change for the same input.
         labels: True where labels are needed.
         masks: True where concept masks or dense labels are needed.
+        together: True where a value speaks of all kernels of a site at once, and means nothing for a sample of them.
         recommended: True where a first look at a network includes it.
         identity: Parameters that make another quantity of it: values compare only where these agree, too.
         where: Which sites of those ops are meant at all.
@@ -122,6 +123,7 @@ class Metric:
     version: int
     labels: bool
     masks: bool
+    together: bool
     recommended: bool
     identity: tuple[str, ...]
     where: Callable[[Site], bool]
@@ -216,6 +218,7 @@ def metric(
     version: int = 1,
     labels: bool = False,
     masks: bool = False,
+    together: bool = False,
     recommended: bool = False,
     identity: tuple[str, ...] = (),
     where: Callable[[Site], bool] = lambda site: True,  # noqa: ARG005
@@ -239,6 +242,7 @@ def metric(
             version=version,
             labels=labels,
             masks=masks,
+            together=together,
             recommended=recommended,
             identity=identity,
             where=where,

@@ -63,6 +63,7 @@ def capacity(histogram: LevelHistogram) -> Tensor:
         ),
     },
     interval="delete-a-group jackknife over images, its bias taken off",
+    together=True,
     cost="light: a row gather of the sampled positions and a histogram",
     identity=("levels",),
     applies=_applies,

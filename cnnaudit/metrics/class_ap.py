@@ -13,6 +13,7 @@ from cnnaudit.detection import tables
 from cnnaudit.intervals import Array, BoundedMean, Exact, Normal, Uncertain
 from cnnaudit.lazy import torch
 from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
+from cnnaudit.metrics.class_auroc import detectable
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassResponses, halved
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FEWEST = 30
-_BRACKET = 0.005
 _BINS = 256  # as many as the images that fix the grid
 
 
@@ -30,18 +30,7 @@ def _images(need: Need) -> int:
 
 def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
     found = _retrieve(responses).crossfit
-    bins, n = int(params["bins"]), responses.n_sources
-    few, coarse = found.positives < _FEWEST, (found.resolution > _BRACKET) & (bins < _BINS)
-    needed = np.where(few, np.ceil(_FEWEST * n / np.maximum(found.positives, 1)), np.where(coarse, n, 0))
-    if few.any():
-        samples = "sources" if responses.probe.clustered else "images"
-        reason = f"a chosen class has {found.positives.min():.0f} {samples}, and {_FEWEST} are needed"
-        return Gate(needed.astype(np.int64), reason)
-    reason = (
-        f"{bins} levels are too coarse whatever their number: ties leave {found.resolution.max():.3f} open, "
-        f"and {_BRACKET} is allowed"
-    )
-    return Gate(needed.astype(np.int64), reason, f"rather the same ones with params: {{bins: {_BINS}}}")
+    return detectable(responses, found.positives, found.resolution, params)
 
 
 _LITTLE = (

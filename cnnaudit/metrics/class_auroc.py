@@ -10,7 +10,7 @@ from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
 from cnnaudit.detection import Auroc, areas, auroc, tables
-from cnnaudit.intervals import Exact, Uncertain
+from cnnaudit.intervals import Array, Exact, Uncertain
 from cnnaudit.metrics.base import Field, Gate, Need, metric
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassResponses, halved
@@ -27,20 +27,32 @@ def _images(need: Need) -> int:
     return _FEWEST * need.classes
 
 
-def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
-    found = _detect(responses, lowest=field == "anti").crossfit
+def detectable(responses: ClassResponses, positives: Array, open_: Array, params: Mapping[str, Any]) -> Gate:
+    """Which kernels' chosen classes have too few images, or levels that leave too much open, to be judged.
+
+    Args:
+        responses: The statistic.
+        positives: Sources of each kernel's chosen class, shape (kernels,).
+        open_: How far ties within levels may move the value, shape (kernels,).
+        params: The metric's, with ``bins``.
+    """
     bins, n = int(params["bins"]), responses.n_sources
-    few, coarse = found.positives < _FEWEST, (found.bracket > _BRACKET) & (bins < _BINS)
-    needed = np.where(few, np.ceil(_FEWEST * n / np.maximum(found.positives, 1)), np.where(coarse, n, 0))
+    few, coarse = positives < _FEWEST, (open_ > _BRACKET) & (bins < _BINS)
+    needed = np.where(few, np.ceil(_FEWEST * n / np.maximum(positives, 1)), np.where(coarse, n, 0))
     if few.any():
         samples = "sources" if responses.probe.clustered else "images"
-        reason = f"a chosen class has {found.positives.min():.0f} {samples}, and {_FEWEST} are needed"
+        reason = f"a chosen class has {positives.min():.0f} {samples}, and {_FEWEST} are needed"
         return Gate(needed.astype(np.int64), reason)
     reason = (
-        f"{bins} levels are too coarse whatever their number: ties leave ±{found.bracket.max():.3f} open, "
+        f"{bins} levels are too coarse whatever their number: ties leave ±{open_.max():.3f} open, "
         f"and {_BRACKET} is allowed"
     )
     return Gate(needed.astype(np.int64), reason, f"rather the same ones with params: {{bins: {_BINS}}}")
+
+
+def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str, Any]) -> Gate:
+    found = _detect(responses, lowest=field == "anti").crossfit
+    return detectable(responses, found.positives, found.bracket, params)
 
 
 _LITTLE = (

@@ -36,10 +36,6 @@ def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str
     held = responses.class_sources
     n = halved(held, 0).sum(0)
     rarest, every = int(n[n > 0].min()), responses.n_sources
-    read = responses.probe.kernels
-    if read is not None:
-        reason = f"{len(read)} of {site.units} kernels were read, and the others may detect what these do not"
-        return Gate(np.array([every]), reason, "rather memory for all kernels")
     samples = "sources" if responses.probe.clustered else "images"
     needed = math.ceil(_FEWEST * every / max(rarest, 1)) if rarest < _FEWEST else 0
     return Gate(np.array([needed]), f"the rarest class has {rarest} {samples}, and {_FEWEST} are needed of each")
@@ -75,6 +71,7 @@ def _gate(responses: ClassResponses, site: Site, field: str, params: Mapping[str
         ),
     },
     interval="simultaneous tests of classes, or of kernels and classes",
+    together=True,
     cost="medium: an AUROC of every kernel for every class",
     labels=True,
     identity=("threshold",),

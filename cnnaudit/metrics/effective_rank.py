@@ -55,6 +55,7 @@ def _images(need: Need) -> int:
         ),
     },
     interval="delete-a-group jackknife over images, corrected for bias",
+    together=True,
     cost="medium: products of all pairs of channels at the sampled positions, shared; eigenvalues of 17 matrices",
     images=_images,
 )  # fmt: skip

@@ -36,6 +36,7 @@ _WIDE = (
         "plugin": Field("dimensions", "as usually computed, too low", "", _NARROW, _WIDE, limits=(1.0, float("inf"))),
     },
     interval="delete-a-group jackknife over images",
+    together=True,
     cost="medium: products of all pairs of channels at the sampled positions, shared",
     images=lambda need: 100,  # noqa: ARG005
 )

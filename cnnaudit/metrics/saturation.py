@@ -45,6 +45,7 @@ def _images(need: Need) -> int:
         "delve": Field("fraction", "as the code of delve counts, up to one dimension less", "", _LITTLE, _MUCH),
     },
     interval="Woodruff: where the jackknifed curve of variance may cross, and surely has crossed, `delta`",
+    together=True,
     cost="medium: products of all pairs of channels at the sampled positions, shared; eigenvalues of 17 matrices",
     identity=("delta",),
     images=_images,

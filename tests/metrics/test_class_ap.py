@@ -306,7 +306,7 @@ def test_levels_must_be_fine_enough():
         gate = METRIC.gate(folded(x, labels, torch.arange(300) % 2, bins), make_site(), "best", {"bins": bins})
         assert gate.images == [needed]
         if needed:
-            assert gate.reason.startswith("16 levels are too coarse whatever their number: ties leave 0.")
+            assert gate.reason.startswith("16 levels are too coarse whatever their number: ties leave ±0.")
             assert gate.instead == "rather the same ones with params: {bins: 256}"
 
 

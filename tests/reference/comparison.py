@@ -234,7 +234,8 @@ def compare(plan: Plan, tally: Tally) -> None:
 
 
 def _compare_sites(done: Run, tally: Tally) -> None:
-    sites = done.graph.sites
+    image, *sites = done.graph.sites
+    assert (image.path, str(image.op)) == ("input", "input")
     assert [(s.path, str(s.op)) for s in sites] == [(p, seen.op) for p, seen in done.tape.sites.items()]
     for site in sites:
         seen = done.tape.sites[site.path]

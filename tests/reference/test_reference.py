@@ -31,7 +31,7 @@ def test_every_statistic_of_random_networks_equals_a_naive_computation():
 
     every_network()
     assert tally.networks >= 50
-    assert set(tally.sites) == {"input", "conv", "pool", "residual", "concat", "gate", "head"}
+    assert set(tally.sites) == {"conv", "pool", "residual", "concat", "gate", "head"}
     assert {metric.reads.__name__ for metric in FIRST_LOOK.values()} | {"tap", *FIELDS} == set(tally.compared)
     assert min(tally.compared.values()) > 100, tally.compared
     assert sum(tally.close.values()) < 0.2 * tally.compared["ClassHistogram"], tally.close
