@@ -117,9 +117,9 @@ the 16 photographs that scikit-image and scikit-learn bundle. The twin's batch n
 
 Metrics that read labels take the photograph for the class: samples are crops, and claims are about crops of these 16. All
 others have the photographs as sources: claims are about photographs, of which 16 are few (`renyi_entropy` wants 64 in a
-batch and has no value). In the stem random kernels, which see colour and brightness, tell more of the photograph than
-trained ones; towards the end it is the other way round. Where dimensions tell the twins apart behind the stem, the random
-network has more, unlike above: none of them is a score of quality."""
+batch and has no value). In the stem a single random kernel tells more of the photograph than a trained one, in the last
+layer less. Where dimensions tell the twins apart behind the stem, the random network has more, unlike above: none of them
+is a score of quality."""
 
 
 def main() -> None:

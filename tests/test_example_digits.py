@@ -160,3 +160,11 @@ def test_deformation_keeps_what_a_digit_is(scripts, arrays):
     assert deformed.shape == images.shape
     assert 0 <= deformed.min() < deformed.max() <= 1
     assert deformed.mean() == pytest.approx(images.mean().item(), rel=0.1)
+
+
+def test_the_layers_of_the_sound_network_do_what_their_rules_say(capsys):
+    """Everything passes: no pool is the bottleneck, the digit arrives, no kernel is there twice."""
+    from cnnaudit.cli import main
+
+    assert main(["check", str(FOLDER / "layers.audit.yaml"), "--allow-import", "examples/**.py"]) == 0
+    assert "PASSED: 7 rules, 7 passed (exit 0)" in capsys.readouterr().out
