@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
 from tabulate import tabulate
+from tqdm import tqdm
 
 from cnnaudit.judge import decide
 from cnnaudit.metrics import registry
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(registry()), metavar="NAME", help="metrics")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [_row(name, given) for name in given.only]
+    rows = [_row(name, given) for name in tqdm(given.only, file=sys.stderr)]
     print(f"ResNet-18, {given.images} images of {SIZE} x {SIZE}, {CLASSES} classes, {given.rounds} rounds, one thread")
     print(tabulate(rows, headers="keys", floatfmt=".2f", tablefmt="github"))
 

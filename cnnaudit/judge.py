@@ -274,6 +274,12 @@ def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
     check, statistic = view.check, view.statistic
     if check.probe is None:
         return {"outcome": Outcome.NOT_APPLICABLE, "detail": f"Not measured: {check.reason}."}
+    if statistic is not None and view.broken and not statistic.n_images:
+        return {
+            "outcome": Outcome.ERROR,
+            "detail": "The layer's parameters hold NaN or Inf.",
+            "advice": "Check that the checkpoint is whole and is the model's own; look for overflow in training.",
+        }
     if statistic is not None and view.broken:
         return {
             "outcome": Outcome.ERROR,

@@ -155,8 +155,11 @@ def _check_shapes(metric: Metric, data: list[Tensor]) -> None:
         raise MetricError(
             f"{metric.name} reads {len(metric.taps)} tensor(s): {', '.join(metric.taps)}; got {len(data)}"
         )
-    for x in data:
-        if x.dim() < (1 if weights else 2) or not len(x):
+    for tap, x in zip(metric.taps, data, strict=True):
+        if weights and (not x.numel() or (x.dim() < 2 if tap == "weight" else x.dim() != 1)):
+            wanted = "(outputs, inputs, *kernel)" if tap == "weight" else "(kernels,)"
+            raise MetricError(f"{tap} has shape {wanted}, none of them 0; not {tuple(x.shape)}")
+        if not weights and (x.dim() < 2 or not len(x)):
             raise MetricError(
                 f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
             )

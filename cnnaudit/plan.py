@@ -217,17 +217,27 @@ def near_misses(rule: Rule, metric: Metric, sites: Sequence[Site], *, whole: str
     meant = [site.path for site in sites if site.op in ops and metric.where(site)]
     ends = [path for path in meant if any(matches(glob, path) for glob in rule.at)]
     if rule.start and ends:
-        started, known = " or ".join(map(repr, rule.start)), [site.path for site in sites]
-        near = [path for glob in rule.start for path in difflib.get_close_matches(glob, known, n=3, cutoff=0.4)]
-        named = ", ".join(dict.fromkeys(near or known[:3]))
-        return f"from: {started} matches no site before {ends[0]}, the first of to: {pattern}; {whole} has {named}"
+        return _no_start(rule, ends[-1], sites, whole)
     if not meant:
         return f"{whole} has no {wanted} site that {metric.name} could be measured at"
     close = [path for glob in rule.at for path in difflib.get_close_matches(glob, meant, n=3, cutoff=0.4)]
     named = ", ".join(dict.fromkeys(close or meant[:3]))
     others = [site for site in sites if any(matches(glob, site.path) for glob in rule.at)]
-    found = f" (it matches {others[0].path}, a {others[0].op} site)" if others else ""
+    found = f" (it matches {others[0].path}, of op {others[0].op})" if others else ""
     return f"at: {pattern} matches no {wanted} site{found}; {whole} has {len(meant)}, among them {named}"
+
+
+def _no_start(rule: Rule, end: str, sites: Sequence[Site], whole: str) -> str:
+    """Say why no pair starts where a rule says: ``end`` is the last of those where it could end."""
+    started = " or ".join(map(repr, rule.start))
+    paths = [site.path for site in sites]
+    later = [path for path in paths[paths.index(end) :] if any(matches(glob, path) for glob in rule.start)]
+    if later:
+        return f"from: {started} matches {later[0]}, which does not come before {end}; does the pair run the other way?"
+    before = [site.path for site in sites[: paths.index(end)] if site.result]
+    near = [path for glob in rule.start for path in difflib.get_close_matches(glob, before, n=3, cutoff=0.4)]
+    named = ", ".join(dict.fromkeys(near or before[:3]))
+    return f"from: {started} matches no site before {end}; {whole} has {named or 'none there'}"
 
 
 @dataclass(frozen=True)
@@ -271,15 +281,26 @@ def _fit(checks: list[Check], held: _Held, budget: int, seed: int) -> list[Check
 
     if total(checks) <= budget:
         return checks
-    least = total(capped(0))
-    if least > budget:
-        raise MetricError(
-            f"sampling.max_memory of {budget:,} bytes does not reach even for one kernel a site: "
-            f"{least:,} bytes are needed; raise it, narrow `at:`, or leave out rules"
-        )
+    least = capped(0)
+    if total(least) > budget:
+        raise MetricError(_beyond(least, held, total(least), budget))
     # The largest share that each statistic may take: what is small keeps all of its kernels.
     low, high = 0, budget
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if total(capped(middle)) <= budget else (low, middle)
     return capped(low)
+
+
+def _beyond(checks: list[Check], held: _Held, needed: int, budget: int) -> str:
+    """What takes the memory where even one kernel a site is too much, or nothing can be sampled."""
+    taken: dict[str, int] = {}
+    for check in {c.probe: c for c in checks if c.probe is not None}.values():
+        taken[check.metric.name] = taken.get(check.metric.name, 0) + held.bytes([check.probe] if check.probe else [])
+    most = max(taken, key=lambda name: taken[name])
+    places = len({check.probe for check in checks if check.metric.name == most and check.probe is not None})
+    return (
+        f"sampling.max_memory of {budget:,} bytes does not reach even with one kernel a site where kernels can be "
+        f"sampled: {needed:,} bytes are needed, {taken[most]:,} of them by {most} at {places} places; raise it, narrow "
+        "`at:`, or leave out rules"
+    )

@@ -360,7 +360,7 @@ def test_sites_are_narrowed(flow):
     [
         (lambda s: s.at("layer4.**"), MetricError, "at: 'layer4.**' matches no conv site; the selection has 3, among"),
         (lambda s: s.at("conv9"), MetricError, "among them conv2, conv1"),
-        (lambda s: s.at("pool"), MetricError, "(it matches pool, a pool site)"),
+        (lambda s: s.at("pool"), MetricError, "(it matches pool, of op pool)"),
         (lambda s: s.at("conv*").at("stem.**"), MetricError, "matches no conv site; the selection has 2, among them"),
         (lambda s: s.at("a..b"), SpecError, "nothing between two dots"),
         (lambda s: s.at(["conv1"]), SpecError, "must be text, not a list"),

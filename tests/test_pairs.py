@@ -99,9 +99,9 @@ def test_rules_on_the_same_pair_share_what_is_read():
 def test_a_pair_that_cannot_be_is_named_with_near_misses():
     (verdict,) = audit(cka("poool", "pool")).verdicts
     assert verdict.outcome == "error"
-    assert "from: 'poool' matches no site before pool" in verdict.detail
+    assert "from: 'poool' matches no site before pool; the network has input, first, second" in verdict.detail
     (backwards,) = audit(cka("pool", "first")).verdicts
-    assert "from: 'pool' matches no site before first" in backwards.detail
+    assert "from: 'pool' matches pool, which does not come before first" in backwards.detail
     (unknown,) = audit(cka("input", "frist")).verdicts
     assert "first" in unknown.detail
 

@@ -64,7 +64,7 @@ def capacity(histogram: LevelHistogram) -> Tensor:
     },
     interval="delete-a-group jackknife over images, its bias taken off",
     together=True,
-    cost="light: a row gather of the sampled positions and a histogram",
+    cost="medium: a row gather of the sampled positions and a histogram",
     identity=("levels",),
     applies=_applies,
     images=lambda need: 50,  # noqa: ARG005

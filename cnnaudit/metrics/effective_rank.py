@@ -85,8 +85,9 @@ def effective_rank(
     those of ``singular`` do not: .75 with 200 images of 128 channels.
 
     Pitfalls. Gate: 10 images (sources) a channel. Many small eigenvalues count: noise in silent directions raises it,
-    ``singular`` above all. Rotating the channels changes nothing, rescaling one may change all. layerspec has the
-    formula of ``eigen`` under the name of Roy & Vetterli, without a correction, at a convolution's bare output.
+    ``singular`` above all, and so does the rounding of half-precision activations that are large beside their
+    variation. Rotating the channels changes nothing, rescaling one may change all. layerspec has the formula of
+    ``eigen`` under the name of Roy & Vetterli, without a correction, at a convolution's bare output.
     """
     share = eigenvalues(covariance)
     root = share.sqrt()

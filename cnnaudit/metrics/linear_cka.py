@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
+import numpy as np
 from pydantic import Field as Param
 
+from cnnaudit.intervals import Shifted, Uncertain
 from cnnaudit.lazy import torch
-from cnnaudit.metrics.base import Field, metric
+from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import CrossMoments
 
@@ -30,7 +34,7 @@ _ALIKE = (
     at=(Op.CONV, Op.POOL, Op.RESIDUAL, Op.LINEAR, Op.HEAD, Op.MERGE, Op.CONCAT),
     taps=("from", "to"),
     fields={
-        "cka": Field("similarity", "debiased, of the two layers' mean responses", "", _UNLIKE, _ALIKE, limits=(0, 1)),
+        "cka": Field("similarity", "debiased, of the two layers' mean responses", "", _UNLIKE, _ALIKE),
         "biased": Field("similarity", "as most papers print it, too high with few images", "", _UNLIKE, _ALIKE),
     },
     interval="delete-a-group jackknife over images",
@@ -40,7 +44,7 @@ _ALIKE = (
 )
 def linear_cka(
     moments: CrossMoments, site: Site, *, features: Annotated[int, Param(ge=2, le=4096)] = 512
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, Tensor | Uncertain]:
     """Linear centred kernel alignment (CKA): how alike two layers arrange the images, one value for a pair of sites.
 
     Definition. With x and y the two layers' responses to an image, each kernel's map averaged to one number, the truth
@@ -61,8 +65,11 @@ def linear_cka(
     out: where layers of unequal width are compared, the value is too low by the factor sqrt(1 + d / features) for each
     that is projected, d being its participation ratio.
 
-    Interval. Delete-a-group jackknife over 16 groups of images, or of sources, cut at 0 and 1. That of ``biased`` is
-    about what ``biased`` is on average with as many images, not about the truth.
+    Interval. Delete-a-group jackknife over 16 groups of images, or of sources, cut at 1. Near 0 the estimate is the
+    square of a noisy correlation, whose error falls with the estimate itself and then is too small; so z errors away
+    each end lies another z^2 (1 - cka)^2 / images further out, as much as the square of one correlation bends. Where
+    many directions share the variance that is more than needed. The interval of ``biased`` is about what ``biased`` is
+    on average with as many images, not about the truth.
 
     Pitfalls. Not a measure of what a layer does for the task: it follows the directions of largest variance and
     outliers, and can be moved at will without changing the network's output (Davari and others, arXiv 2210.16156). A
@@ -80,10 +87,19 @@ def linear_cka(
         _Pair(y, y, *(tally[name] for name in ("yy", "ll", "ly", "ly"))),
     )
     moving = (n > 3) & x.varies(n) & y.varies(n)
+    value = numbers(_aligned(*(pair.unbiased(n) for pair in pairs), moving=moving))
+    bend = (1 - value.clip(0, 1)) ** 2 / moments.n_sources
     return {
-        "cka": _aligned(*(pair.unbiased(n) for pair in pairs), moving=moving),
+        "cka": _Similarity(value, np.full(1, math.inf), limits=(-math.inf, 1.0), bend=bend),
         "biased": _aligned(*(pair.biased(n) for pair in pairs), moving=moving),
     }
+
+
+@dataclass(frozen=True)
+class _Similarity(Shifted):
+    """A debiased similarity, whose error leaving out groups tells."""
+
+    by_groups: ClassVar[bool] = True
 
 
 class _Side(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -78,7 +79,9 @@ def predicted_activity(
     gamma, beta = parameters["gamma"].abs(), parameters["beta"]
     # 0 / 0 is a kernel that is zero everywhere, which no ReLU passes.
     z = torch.where((gamma == 0) & (beta == 0), -torch.inf, beta / gamma)
+    # torch's ndtr is (1 + erf) / 2, which cancels far below zero.
+    active = torch.special.erfc(-z / math.sqrt(2)) / 2
     return {
-        "active": Exact(numbers(torch.special.ndtr(z))),
+        "active": Exact(numbers(active)),
         "dead": Exact(numbers((z < -deviations).double())),
     }

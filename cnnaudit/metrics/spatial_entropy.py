@@ -55,7 +55,7 @@ _WIDE = (
         "softmax": Field("fraction", "the same of the softmax of the standardised activation", "", _NARROW, _WIDE),
     },
     interval="linearised mean over the images in which the kernel fires, bounded in [0, 1]",
-    cost="light: a row gather of the sampled positions",
+    cost="medium: a row gather of the sampled positions",
     identity=("temperature",),
     applies=_applies,
     images=lambda need: _FEWEST,  # noqa: ARG005

@@ -69,9 +69,9 @@ class TestStableRank:
 class TestPredictedActivity:
     def test_closed_form(self):
         # Phi(-10) = 7.6e-24, Phi(0) = .5, Phi(1) = .8413
-        gamma, beta = torch.tensor([0.1, 1.0, -2.0]), torch.tensor([-1.0, 0.0, 2.0])
+        gamma, beta = torch.tensor([0.1, 1.0, -2.0], dtype=torch.float64), torch.tensor([-1.0, 0.0, 2.0])
         found = measure("predicted_activity", gamma, beta)
-        exactly(found, 7.6198530241605e-24, 0.5, 0.8413447460685429, rel=1e-6)
+        exactly(found, 7.6198530241605e-24, 0.5, 0.8413447460685429, rel=1e-6, abs=0)
         exactly(measure("predicted_activity.dead", gamma, beta), 1.0, 0.0, 0.0)
 
     def test_four_deviations_are_the_border(self):
@@ -193,6 +193,19 @@ class TestAudit:
         spec = {"cnnaudit": 1, "rules": [{"metric": "stable_rank", "min": 1, "at": "plain"}]}
         (verdict,) = cnnaudit.audit(spec, model=net, data=torch.rand(4, 3, 8, 8)).verdicts
         assert verdict.outcome == "error"
+        assert verdict.detail == "The layer's parameters hold NaN or Inf."
+
+    @pytest.mark.parametrize(
+        ("name", "tensors", "message"),
+        [
+            ("stable_rank", [torch.ones(5)], r"weight has shape \(outputs, inputs"),
+            ("stable_rank", [torch.ones(5, 0)], r"not \(5, 0\)"),
+            ("batch_norm_scale", [torch.ones(6, 2), torch.ones(6)], r"gamma has shape \(kernels,\)"),
+        ],
+    )
+    def test_parameters_of_another_shape_are_refused(self, name, tensors, message):
+        with pytest.raises(MetricError, match=message):
+            measure(name, *tensors)
 
     def test_a_profile_shows_them(self):
         flow = cnnaudit.profile(Net(), torch.rand(8, 3, 8, 8), rules=["stable_rank", "duplicate_filters"])
