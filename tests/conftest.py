@@ -1,6 +1,11 @@
 """Makes the helper modules of this folder (``builders``) importable from every test below it."""
 
+import os
+
 import pytest
+
+# Before torch and numpy are imported, here and in workers: threads of several processes wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["pytester"]
 
