@@ -536,3 +536,16 @@ def test_dead_kernels_of_the_population(kernels, images, outcome):
     plan = Plan((Check(rule, metric, site, probe),), (), (probe,), 1, 0)
     (verdict,) = decide(plan, {probe: statistic}, make_spec(rule), classes=2)
     assert verdict.outcome is outcome
+
+
+@pytest.mark.parametrize("reduce", ["every", "mean"])
+@pytest.mark.parametrize("bound", [{"min": 1.0}, {"min": 10.0}, {"max": 1.0}])
+def test_a_value_of_the_whole_layer_is_not_judged_on_some_of_its_kernels(bound, reduce):
+    """Two of four kernels were read: their dimension is neither enough nor too little for the layer's."""
+    rule = make_rule(reduce=reduce, **bound)
+    verdict = judge_one(rule, Exact(np.array([5.0])), kernels=(0, 3), site_units=4, together=True)
+    assert verdict.outcome is Outcome.UNDECIDED
+    assert verdict.detail == "Memory reached for 2 of 4 kernels, and the rule speaks of all."
+    assert verdict.advice == "Raise sampling.max_memory or narrow `at:`."
+    whole = judge_one(rule, Exact(np.array([5.0])), site_units=4, together=True)
+    assert whole.outcome is (Outcome.PASS if bound == {"min": 1.0} else Outcome.FAIL)

@@ -644,7 +644,7 @@ def test_a_small_budget_samples_kernels_and_says_so(monkeypatch):
         assert verdict.outcome == "undecided"
         assert verdict.units.total == 24
         assert "kernels, and the rule speaks of all" in verdict.detail
-        assert verdict.advice == "Raise sampling.max_memory, narrow `at:`, or judge `reduce: mean`."
+        assert verdict.advice == "Raise sampling.max_memory or narrow `at:`, or judge `reduce: mean`."
     held = [
         t
         for s in statistics[0].values()
@@ -670,7 +670,7 @@ def test_the_sampled_kernels_are_measured_as_they_would_be_among_all(monkeypatch
 
 def test_a_budget_for_less_than_one_kernel_is_an_error():
     with pytest.raises(
-        MetricError, match=r"sampling\.max_memory of 10 bytes does not reach even for one kernel a site"
+        MetricError, match=r"sampling\.max_memory of 10 bytes does not reach even with one kernel a site"
     ):
         audited(sampling={"max_memory": 10})
 
