@@ -150,6 +150,30 @@ def test_noise_has_no_skill():
         assert (found.p_at_most(0) <= 0.05).mean() <= 0.05
 
 
+def rare(x):
+    """Classes of a kernel that nearly always fires for class 0 from 1.5 on, and hardly ever below."""
+    return torch.where(torch.rand(x.shape) < torch.where(x > 1.5, 0.9, 0.02), 0, 1)
+
+
+def either(x):
+    """Classes of a kernel that fires for class 0 as strongly as it is silent for class 2, so halves may disagree."""
+    firing = torch.where(torch.rand(x.shape) < torch.where(x.abs() > 1.2, 0.9, 0.05), 0, 1)
+    return torch.where((firing == 0) & (x < 0), 2, firing)
+
+
+@pytest.mark.parametrize("labels", [rare, either])
+def test_the_error_is_what_values_differ_by(labels):
+    # An image that tells in its half teaches the other half's curve, and for a wrong curve both err together: apart
+    # they came to .75 of what the values of `rare` differ by.
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        draws = [torch.randn(1000, 1) for _ in range(250)]
+        skills = [fields(x, labels(x[:, 0]))["skill"] for x in draws]
+    spread = np.std([float(skill.value[0]) for skill in skills])
+    told = np.mean([float(skill.crossfit.error[0]) for skill in skills])
+    assert 0.88 < told / spread < 1.15
+
+
 def test_intervals_cover_the_truth():
     """Truths from 200,000 images; four draws of the labels that kernels share."""
     for curve in (logistic, jump):
