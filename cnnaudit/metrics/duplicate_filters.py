@@ -50,7 +50,7 @@ def duplicate_filters(parameters: Parameters, site: Site) -> Mapping[str, Uncert
     Pitfalls. Two multiples whose biases or shifts differ act as two thresholds on one feature, and are no waste behind
     a ReLU: duplicate_kernels looks at what comes out. Of m random filters with d weights the most similar pair has a
     cosine of about sqrt(2 ln(m^2) / d), so short filters (1 x 1 on few channels) resemble each other by chance. There
-    is no threshold in the literature; .95 and .99 are customary.
+    is no threshold in the literature; .95 and .99 are conventions of this project.
     """
     weight = parameters["weight"].flatten(1)
     blocks = torch.nn.functional.normalize(weight.reshape(site.groups, -1, weight.shape[1]), dim=2, eps=1e-300)

@@ -1,11 +1,14 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from builders import make_site
 
 import cnnaudit
+from cnnaudit.information import entropy
 from cnnaudit.metrics import registry
+from cnnaudit.metrics.bottleneck import _at_most
 from cnnaudit.site import Op, Tap
 from cnnaudit.statistics import Probe, View
 
@@ -98,6 +101,35 @@ def test_an_output_of_fewer_bits_than_the_labels_is_a_proved_bottleneck():
     wide = fields(names, names, labels)
     assert wide["capacity"].value == pytest.approx([4 * 0.811278], abs=1e-5)
     assert wide["proved"].value == [0]
+
+
+@pytest.mark.parametrize("probabilities", [[1 / 8] * 8, [0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05]])
+def test_a_capacity_as_large_as_the_entropy_of_the_labels_proves_nothing(probabilities):
+    """The plug-in entropy of the levels is too low, and below that of the labels by chance alone."""
+    p = torch.tensor(probabilities, dtype=torch.float64)
+    bits = torch.tensor([float(-(p * p.log2()).sum())])
+    generator = torch.Generator().manual_seed(1)
+    surely = below = 0
+    for _ in range(400):
+        levels = torch.multinomial(p, 200, replacement=True, generator=generator)
+        histogram = SimpleNamespace(counts=torch.bincount(levels, minlength=8)[None].double(), positions=1)
+        plugin = entropy(histogram.counts)
+        below += bool(plugin < bits)
+        claim = _at_most(histogram, plugin.numpy(), 200)
+        surely += bool(claim.interval(0.95)[1] < bits.numpy())
+    assert below > 200
+    assert surely <= 18  # .025 of 400, and two and a half standard deviations
+
+
+def test_what_is_not_proved_is_undecided():
+    labels = torch.arange(200) % 8
+    x = torch.randint(0, 8, (200, 1), generator=torch.Generator().manual_seed(0))
+    found = cnnaudit.measure("bottleneck.proved", x, x, labels=labels, levels=8)
+    assert (found.low, found.high) == (0, 1)
+    narrow = cnnaudit.measure("bottleneck.proved", x, x // 2, labels=labels, levels=8)
+    assert (narrow.low, narrow.value, narrow.high) == (1, 1, 1)
+    sources = torch.arange(200) // 2
+    assert cnnaudit.measure("bottleneck.proved", x, x // 2, labels=labels, levels=8, sources=sources).low == 1
 
 
 def test_capacity_is_that_of_all_positions():
