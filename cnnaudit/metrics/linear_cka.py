@@ -58,12 +58,14 @@ def linear_cka(
 
     Estimator and bias. ``cka`` takes the unbiased estimate HSIC_1 (Song, Smola, Gretton, Bedo & Borgwardt, JMLR 13
     (2012)) in all three places, from sums over the images, so that it is exact and no Gram matrix is kept. Estimates
-    may fall below 0. ``biased`` leaves the pairs of an image with itself in: for independent noise it is .40 with 100
-    images and 64 kernels each and .91 with 200 images and 2,048 kernels, where ``cka`` is 0 on average (the same
-    warning: Murphy, Zylberberg & Fyshe, arXiv 2405.01012). Layers with more than ``features`` kernels are projected to
-    that many random directions, both alike where they are equally wide. That makes a spread-out layer look more spread
-    out: where layers of unequal width are compared, the value is too low by the factor sqrt(1 + d / features) for each
-    that is projected, d being its participation ratio.
+    may fall below 0. Where several images come from one source, they are alike as an image is to itself, so only
+    products of different groups of sources are taken; what remains is about d / sources^2, by the means. ``biased``
+    leaves the pairs of an image with itself in: for independent noise it is .40 with 100 images and 64 kernels each and
+    .91 with 200 images and 2,048 kernels, where ``cka`` is 0 on average (the same warning: Murphy, Zylberberg & Fyshe,
+    arXiv 2405.01012). Layers with more than ``features`` kernels are projected to that many random directions, both
+    alike where they are equally wide. That makes a spread-out layer look more spread out: where layers of unequal width
+    are compared, the value is too low by the factor sqrt(1 + d / features) for each that is projected, d being its
+    participation ratio.
 
     Interval. Delete-a-group jackknife over 16 groups of images, or of sources, cut at 1. Near 0 the estimate is the
     square of a noisy correlation, whose error falls with the estimate itself and then is too small; so z errors away
@@ -74,8 +76,8 @@ def linear_cka(
     Pitfalls. Not a measure of what a layer does for the task: it follows the directions of largest variance and
     outliers, and can be moved at will without changing the network's output (Davari and others, arXiv 2210.16156). A
     value near 1 between neighbours hints at an idle layer; alone it is no failure. What differs only in where on the
-    map a kernel responds is not seen. Images of one source are alike as an image is to itself, and the correction does
-    not know of them: with few sources of many images ``cka`` is too high. A layer that never varies has no value.
+    map a kernel responds is not seen. Of a few sources with many images each ``biased`` is too high for these, too. A
+    layer that never varies has no value.
     """
     tally = {name: x[0] for name, x in moments.tally.items()}
     n = tally["images"].double()
@@ -87,7 +89,8 @@ def linear_cka(
         _Pair(y, y, *(tally[name] for name in ("yy", "ll", "ly", "ly"))),
     )
     moving = (n > 3) & x.varies(n) & y.varies(n)
-    value = numbers(_aligned(*(pair.unbiased(n) for pair in pairs), moving=moving))
+    products = moments.across.unbind() if moments.probe.clustered else [pair.unbiased(n) for pair in pairs]
+    value = numbers(_aligned(*products, moving=moving))
     bend = (1 - value.clip(0, 1)) ** 2 / moments.n_sources
     return {
         "cka": _Similarity(value, np.full(1, math.inf), limits=(-math.inf, 1.0), bend=bend),
