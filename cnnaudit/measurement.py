@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from cnnaudit.load import Block, source_id
 from cnnaudit.load.masks import as_masks
 from cnnaudit.metrics import Metric, registry, vocabulary
 from cnnaudit.plan import GROUPS
-from cnnaudit.site import Op, Site, Tap
+from cnnaudit.site import PARAMETERS, Op, Site, Tap, Variant
 from cnnaudit.statistics import Parameters, Probe, View
 from cnnaudit.statistics.window_activity import OPERATORS
 from cnnaudit.stream import Folding
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-_FACTS = ("kernel", "stride", "padding", "dilation", "op", "groups", "units", "rank")
+_FACTS = (
+    *("kernel", "stride", "padding", "dilation", "op", "groups", "units", "rank"),
+    *("output", "inputs", "jump", "interior", "margin", "macs_after"),
+)
 
 
 def measure(
@@ -49,9 +53,9 @@ def measure(
     Args:
         name: ``"metric"`` or ``"metric.field"``.
         tensors: One for each tap that the metric reads, in its order (``measure("branch_variance_share", skip,
-            branch)``): images first, then units, then positions; ``(images, units)`` is a map of one position. For
-            metrics of weights the parameters themselves (``measure("stable_rank", conv.weight)``). Integer tensors
-            are taken as already on a grid of ``levels`` levels, 0 to levels - 1.
+            branch)``), the last of them only where there are such: images first, then units, then positions;
+            ``(images, units)`` is a map of one position. Parameters are given themselves (``measure("stable_rank",
+            conv.weight)``). Integer tensors are taken as already on a grid of ``levels`` levels, 0 to levels - 1.
         labels: Class of each image, for metrics that need it.
         masks: For metrics that need them: dense labels, whole numbers of shape (images, *size), -1 where nothing is
             known; or concept masks, bool of shape (images, concepts, *size). Their size need not be the maps'.
@@ -63,7 +67,10 @@ def measure(
         block: Images that are read at once.
         facts_and_params: The site's facts (``kernel=``, ``stride=``, ``padding=``, ``dilation=`` as one number or one
             for each dimension, ``op="max"``, ``"avg"``, ``"min"``, ``"stride"`` or ``"conv"``, ``groups=``, ``units=``,
-            ``rank=`` for the largest rank that the op can attain) and the metric's own parameters.
+            ``rank=`` for the largest rank that the op can attain, ``output=`` for the size of a pool's output where
+            kernel and stride do not tell, ``inputs=`` for the channels of what is concatenated, ``macs_after=``; of
+            shifted images ``jump=``, ``interior=`` and ``margin=``, see :class:`~cnnaudit.site.Site`) and the metric's
+            own parameters.
 
     Returns:
         The estimate; gates do not apply, the interval says how little few images tell.
@@ -76,8 +83,9 @@ def measure(
     told = _Told(estimand, confidence)
     data = [_tensor(t) for t in tensors]
     levels = facts_and_params.get("levels")
-    site = _site(metric, data, {k: facts_and_params.pop(k) for k in _FACTS if k in facts_and_params})
+    facts = {k: facts_and_params.pop(k) for k in _FACTS if k in facts_and_params}
     params = _params(metric, data, facts_and_params, levels)
+    site = _altered(metric, _site(metric, data, facts), params, facts)
     why_not = metric.applies(site, field, params)
     if why_not:
         raise MetricError(f"{metric.name}.{field} does not apply: {why_not}")
@@ -86,17 +94,21 @@ def measure(
         return _estimated(metric, field, Parameters.of(probe, dict(zip(metric.taps, data, strict=True))), params, told)
     count = len(data[0])
     y, concepts = _labels(metric, labels, data[0]), _masks(metric, masks, data[0])
-    probe = Probe(metric.reads, site, metric.taps, metric.options(params), clustered=sources is not None)
+    taps = metric.taps[: len(data)]
+    probe = Probe(metric.reads, site, taps, metric.options(params), clustered=sources is not None)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     own = torch.argsort(order) if sources is None else _sources(sources, count)
     groups = GROUPS if sources is not None else min(GROUPS, count)
     folding = Folding([probe], groups, seed)
     for number, ids in enumerate(torch.split(order, block)):
-        taps = {tap: x[ids.to(x.device)] for tap, x in zip(metric.taps, data, strict=True)}
+        shown = {tap: x if tap in PARAMETERS else x[ids.to(x.device)] for tap, x in zip(taps, data, strict=True)}
         labelled = None if y is None else y[ids.to(y.device)]
         folding.start(Block(number, data[0], labelled, ids, own[ids]))
-        shown = None if concepts is None else concepts[ids.to(concepts.device)]
-        folding.take(probe, View(taps, ids.to(data[0].device), labelled, seed, shown))
+        concepts_shown = None if concepts is None else concepts[ids.to(concepts.device)]
+        kept = (
+            {tap: probe.statistic.kept(tap, x) for tap, x in shown.items()} if metric.variants(site, params) else shown
+        )
+        folding.take(probe, View(kept, ids.to(data[0].device), labelled, seed, concepts_shown))
     folding.settle()
     return _estimated(metric, field, folding.statistics[probe], params, told)
 
@@ -150,20 +162,21 @@ def _check_options(confidence: float, estimand: str, block: int) -> None:
 
 
 def _check_shapes(metric: Metric, data: list[Tensor]) -> None:
-    weights = metric.reads is Parameters
-    if len(data) != len(metric.taps):
-        raise MetricError(
-            f"{metric.name} reads {len(metric.taps)} tensor(s): {', '.join(metric.taps)}; got {len(data)}"
-        )
-    for tap, x in zip(metric.taps, data, strict=True):
-        if weights and (not x.numel() or (x.dim() < 2 if tap == "weight" else x.dim() != 1)):
+    least = len(metric.taps) - len(metric.optional)
+    if not least <= len(data) <= len(metric.taps):
+        number = str(len(metric.taps)) if not metric.optional else f"{least} to {len(metric.taps)}"
+        raise MetricError(f"{metric.name} reads {number} tensor(s): {', '.join(metric.taps)}; got {len(data)}")
+    for tap, x in zip(metric.taps, data, strict=False):
+        if tap in PARAMETERS and (not x.numel() or (x.dim() < 2 if tap == "weight" else x.dim() != 1)):
             wanted = "(outputs, inputs, *kernel)" if tap == "weight" else "(kernels,)"
             raise MetricError(f"{tap} has shape {wanted}, none of them 0; not {tuple(x.shape)}")
-        if not weights and (x.dim() < 2 or not len(x)):
+        if tap not in PARAMETERS and (x.dim() < 2 or not len(x)):
             raise MetricError(
                 f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
             )
-    if len({len(x) if metric.of_pairs or weights else x.shape for x in data}) > 1:
+    shown = [x for tap, x in zip(metric.taps, data, strict=False) if tap not in PARAMETERS]
+    loose = metric.of_pairs or metric.reads is Parameters or "logits" in metric.taps or "gate" in metric.taps
+    if len({len(x) if loose else x.shape for x in shown}) > 1:
         raise MetricError(f"the tensors differ in shape: {', '.join(str(tuple(x.shape)) for x in data)}")
 
 
@@ -175,9 +188,9 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
     is_pool = op != "conv" and metric.at[0] is Op.POOL
     if op == "conv" and Op.CONV not in metric.at:
         raise MetricError(f"{metric.name} is not for convolutions: op is one of {', '.join(OPERATORS)}")
-    *_, last = data
-    spatial = tuple(last.shape[2:])
-    channels = len(last) if metric.reads is Parameters else last.shape[1]
+    last = [x for tap, x in zip(metric.taps, data, strict=False) if tap not in (*PARAMETERS, *metric.optional)] or data
+    spatial = tuple(last[-1].shape[2:])
+    channels = len(data[-1]) if metric.taps[len(data) - 1] in PARAMETERS else last[-1].shape[1]
 
     def each(fact: str, default: Any) -> tuple[int, ...]:
         value = facts.get(fact, default)
@@ -189,11 +202,25 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
             )
         return numbers
 
-    taps = {tap: _tap(x) for tap, x in zip(metric.taps, data, strict=True)}
-    if metric.reads is Parameters:
+    taps = {tap: _tap(x) for tap, x in zip(metric.taps, data, strict=False)}
+    parameters = {tap: taps[tap] for tap in PARAMETERS if tap in taps}
+    taps = taps if metric.reads is Parameters else {tap: found for tap, found in taps.items() if tap not in parameters}
+    if metric.reads is Parameters or "preactivation" in taps:
         # What the layer would hand on to a ReLU.
         taps["response"] = Tap("", (channels,), atoms=(0.0,), nonnegative=True)
-    kernel = each("kernel", 2) if metric.at[0] is Op.POOL and not metric.of_pairs else ()
+    taps |= {f"input{i}": Tap("", (number,)) for i, number in enumerate(facts.get("inputs", ()))}
+    weight = parameters["weight"].shape[2:] if "weight" in parameters and metric.reads is not Parameters else 2
+    windows = bool({Op.POOL, Op.CONCAT} & {metric.at[0]}) or "weight" in parameters
+    kernel = each("kernel", weight) if windows and not metric.of_pairs and spatial else ()
+    stride, padding, dilation = (
+        each("stride", 1 if "weight" in parameters else kernel or 1),
+        each("padding", 0),
+        each("dilation", 1),
+    )
+    if is_pool and kernel:
+        size = facts.get("output") or _pooled(spatial, kernel, stride, padding, dilation)
+        taps["output"] = Tap("", (channels, *size))
+        kernel, stride = (kernel, stride) if "kernel" in facts or "output" not in facts else ((), ())
     groups = int(facts.get("groups", 1))
     if groups < 1 or channels % groups:
         raise MetricError(f"groups divide the {channels} channels, {groups} do not")
@@ -202,16 +229,42 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
         op=Op.CONV if op == "conv" else metric.at[0],
         units=int(facts.get("units", channels)),
         taps=MappingProxyType(taps),
-        parameters=MappingProxyType(taps if metric.reads is Parameters else {}),
+        parameters=MappingProxyType(parameters),
         kernel=kernel,
-        stride=each("stride", kernel) if kernel else (),
-        padding=each("padding", 0) if kernel else (),
-        dilation=each("dilation", 1) if kernel else (),
+        stride=stride if kernel else (),
+        padding=padding if windows else (),
+        dilation=dilation if windows else (),
+        jump=each("jump", 1),
+        interior=tuple(facts.get("interior", ((0, size) for size in spatial))),
+        macs_after=int(facts.get("macs_after", 0)),
         operator=str(op) if is_pool else "",
         groups=groups,
         rank=int(facts.get("rank", 0)),
-        downsamples=op == "conv",
+        downsamples=op == "conv" or is_pool,
+        is_global=is_pool and kernel == spatial,
     )
+
+
+def _pooled(
+    spatial: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Size of the output of windows that lie within the padded map."""
+    sizes = zip(spatial, kernel, stride, padding, dilation, strict=True)
+    return tuple(max(0, (n + 2 * p - d * (k - 1) - 1) // s + 1) for n, k, s, p, d in sizes)
+
+
+def _altered(metric: Metric, site: Site, params: Mapping[str, Any], facts: Mapping[str, Any]) -> Site:
+    """The site with what was done to get those of its tensors that come from another run."""
+    margin = tuple(facts.get("margin", ()))
+    changed = {}
+    for name, altered in metric.variants(site, params).items():
+        amount = (*altered.amount, *margin) if altered.by == "crop" else altered.amount
+        changed[name] = replace(site.taps[name], variant=Variant("", altered.by, amount))
+    return site.with_taps(changed)
 
 
 def _tap(x: Tensor) -> Tap:

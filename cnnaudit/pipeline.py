@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import platform
 import random
 import sys
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from cnnaudit.errors import LoadError
 from cnnaudit.graph import capture
 from cnnaudit.judge import decide, family_wise_error
-from cnnaudit.load import Block, Images, Trust, concepts, load_model, open_images
+from cnnaudit.load import Block, Images, Trust, concepts, load_model, make_twin, open_images
 from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.plan import Plan, make_plan
@@ -30,11 +31,13 @@ from cnnaudit.result import Report
 from cnnaudit.site import Op
 from cnnaudit.spec import Spec, from_mapping, resolve
 from cnnaudit.spec import load as load_spec
-from cnnaudit.stream import sweep
+from cnnaudit.stream import filled, sweep
 from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
 
     from cnnaudit.graph import ModelGraph
     from cnnaudit.result import Verdict
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec", "using_threads"]
 
 
+_TWIN_IMAGES = 256
 _SMALL = 2**18  # values of the largest map of a block
 
 
@@ -54,6 +58,7 @@ class Prepared:
         spec: The rules.
         model: The live model, in whatever mode it came.
         graph: The captured model with its sites.
+        twins: Its null twins, captured, by what they are.
         plan: What will be measured and decided.
         images: The data.
         blocks: The images in the order of the audit, the first block included.
@@ -65,6 +70,7 @@ class Prepared:
     spec: Spec
     model: nn.Module
     graph: ModelGraph
+    twins: Mapping[str, ModelGraph]
     plan: Plan
     images: Images
     blocks: Iterable[Block]
@@ -124,7 +130,10 @@ def prepare(
     masks = any(registry()[rule.metric].masks for rule in spec.rules)
     images = open_images(spec.data if data is None else data, trust, columns, masks=masks)
     sampling = spec.sampling
-    rest = (block.to(where, dtype) for block in images.blocks(sampling.block, sampling.seed, sampling.max_images))
+    rest = (
+        (block if sampling.crop is None else block.cropped(sampling.crop)).to(where, dtype)
+        for block in images.blocks(sampling.block, sampling.seed, sampling.max_images)
+    )
     first = next(rest, None)
     if first is None:
         raise LoadError(f"data {images.source}: there are no images")
@@ -144,10 +153,27 @@ def prepare(
         n_images=count,
         clustered=images.clustered,
         values=images.values if images.all_values else {},
+        margin=None if first.canvas is None else _margin(first.canvas, first.images),
     )
     # In an order that the data decides, the first half need not be like the second.
     looks = schedule(count if images.order == "seeded" else None, block=sampling.block, at_most=sampling.looks)
-    return Prepared(spec, model, graph, plan, images, itertools.chain([first], rest), classes, where, looks)
+    twins, read = _twins(spec, model, graph, itertools.chain([first], rest))
+    return Prepared(spec, model, graph, twins, plan, images, itertools.chain(read, rest), classes, where, looks)
+
+
+def _twins(
+    spec: Spec, model: nn.Module, graph: ModelGraph, blocks: Iterator[Block]
+) -> tuple[dict[str, ModelGraph], list[Block]]:
+    """The null twins that rules want, captured, and the blocks that were read for that; the first one anyway."""
+    kinds = sorted({rule.null for rule in spec.rules if rule.null})
+    size = spec.sampling.block
+    read = list(itertools.islice(blocks, math.ceil(_TWIN_IMAGES / size) if kinds else 1))
+    images = [filled(block.images, size) for block in read]
+    twins = {kind: capture(make_twin(model, kind, images, spec.sampling.seed), images[0]) for kind in kinds}
+    for kind, twin in twins.items():
+        if [site.path for site in twin.sites] != [site.path for site in graph.sites]:
+            raise LoadError(f"null: {kind}: with other weights {type(model).__name__} is another network")
+    return twins, read
 
 
 @dataclass(frozen=True)
@@ -208,6 +234,7 @@ def _measuring(
                     groups=prepared.plan.groups,
                     size=prepared.spec.sampling.block,
                     seed=prepared.spec.sampling.seed,
+                    twins=prepared.twins,
                     reference=prepared.model,
                     looks=[look.images for look in prepared.looks if not look.last],
                 ),
@@ -336,6 +363,11 @@ def _classes(images: Images, graph: ModelGraph, first: Block) -> int:
     return max(int(first.labels.max()) + 1, head.units if head else 0)
 
 
+def _margin(canvas: Tensor, images: Tensor) -> tuple[int, ...]:
+    """Pixels by which the images can be shifted either way within their canvas."""
+    return tuple((c - s) // 2 for c, s in zip(canvas.shape[2:], images.shape[2:], strict=True))
+
+
 def _concepts(images: Images, first: Block) -> int:
     if first.masks is None:
         return 0
@@ -381,6 +413,7 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "alpha": [(1 - sampling.confidence) * look.spent for look in prepared.looks],
         "family_wise_error": family_wise_error(prepared.plan, spec),
         "statistics_bytes": prepared.plan.bytes,
+        "twins": sorted(prepared.twins),
         "metrics": sorted({check.metric.identified(check.rule.params) for check in prepared.plan.checks}),
         "device": str(prepared.device),
         "dtype": str(_home(prepared.model)[1]).removeprefix("torch."),

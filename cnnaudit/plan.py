@@ -5,23 +5,25 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnaudit.errors import MetricError
 from cnnaudit.metrics import Metric, Need, registry
+from cnnaudit.site import Op, Variant
 from cnnaudit.spec.glob import matches
 from cnnaudit.statistics import Parameters, Probe, sample_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from cnnaudit.site import Site
+    from cnnaudit.site import Altered, Site, Tap
     from cnnaudit.spec import Rule, Spec
 
 __all__ = ["GROUPS", "Check", "Plan", "make_plan", "near_misses", "places", "selects"]
 
 GROUPS = 64
 _VALUES = 8
+_NONE: Mapping[str, Tap] = MappingProxyType({})
 _LACKING = {
     "labels": "(images, labels)",
     "masks": "(images, masks), classes of shape (images, *size) or 0 and 1 of shape (images, concepts, *size)",
@@ -46,6 +48,13 @@ class Check:
     probe: Probe | None
     reason: str = ""
     places: tuple[Site, ...] = ()
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What is read: of the network, and of its null twin where the rule wants one."""
+        if self.probe is None:
+            return ()
+        return (self.probe, replace(self.probe, network=self.rule.null)) if self.rule.null else (self.probe,)
 
     @property
     def on_dataset(self) -> bool:
@@ -98,6 +107,7 @@ def make_plan(
     concepts: int = 0,
     clustered: bool = False,
     values: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    margin: tuple[int, ...] | None = None,
 ) -> Plan:
     """Resolve a spec against a network's sites.
 
@@ -111,19 +121,20 @@ def make_plan(
         concepts: Number of concepts that they tell apart.
         clustered: Whether several images may come from one source.
         values: Values of the columns that rules slice by, of the columns where all are known.
+        margin: Pixels by which images can be shifted in each dimension; None where they have no canvas.
 
     Raises:
         MetricError: a rule needs labels or masks and the data has none, or memory does not reach for one kernel.
     """
     checks: list[Check] = []
     absent: list[tuple[Rule, str]] = []
-    pairs = _Pairs()
+    around = _Around(sites, margin)
     for rule in spec.rules:
         metric = registry()[rule.metric]
         lacking = _lacking(metric, labelled=labelled, masked=masked)
         if lacking:
-            if rule.if_absent == "skip" and rule.min is rule.max is None:
-                # Nothing is asserted without a bound, so nothing that was asked for goes unjudged.
+            if rule.if_absent == "skip" and (rule.pack or not rule.bounds):
+                # Without a bound nothing is asserted, and a pack speaks of what there may be.
                 absent.append((rule, f"{metric.name} needs {lacking}, and the data has none"))
                 continue
             raise MetricError(
@@ -133,13 +144,11 @@ def make_plan(
         selected = list(places(rule, metric, sites))
         if not selected:
             absent.append((rule, near_misses(rule, metric, sites)))
-        for at in selected:
-            site = pairs.site(at, crossed=metric.of_pairs)
-            checks.append(_check(rule, metric, site, at, clustered=clustered))
+        checks += [_check(rule, metric, at, around, clustered=clustered) for at in selected]
     groups = GROUPS if clustered or n_images is None else max(1, min(GROUPS, n_images))
     held = _Held(groups, classes, concepts, values)
     checks = _fit(checks, held, spec.sampling.max_memory, spec.sampling.seed)
-    probes = tuple(dict.fromkeys(check.probe for check in checks if check.probe is not None))
+    probes = tuple(dict.fromkeys(probe for check in checks for probe in check.probes))
     return Plan(tuple(checks), tuple(absent), probes, groups, held.bytes(probes))
 
 
@@ -169,22 +178,66 @@ def places(rule: Rule, metric: Metric, sites: Sequence[Site]) -> Iterator[tuple[
                 yield start, site
 
 
-class _Pairs:
-    """Sites as metrics see them, each made once, so that equal probes are equal."""
+class _Around:
+    """Sites as metrics see them, each made once, so that equal probes are equal, and what lies around all of them."""
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[tuple[Site, ...], bool], Site] = {}
+    def __init__(self, sites: Sequence[Site], margin: tuple[int, ...] | None) -> None:
+        self.margin = margin
+        self.logits = next((site.taps["output"] for site in sites if site.op is Op.HEAD), None)
+        self._made: dict[tuple[tuple[Site, ...], bool, frozenset[tuple[str, Tap]]], Site] = {}
 
-    def site(self, at: tuple[Site, ...], *, crossed: bool = False) -> Site:
-        """The site of one place: itself, as what goes in and comes out where that is meant, or a pair as one."""
-        if (at, crossed) not in self._made:
+    def site(self, at: tuple[Site, ...], *, crossed: bool = False, taps: Mapping[str, Tap] = _NONE) -> Site:
+        """The site of one place: itself, as what goes in and comes out where that is meant, or a pair as one.
+
+        Args:
+            at: The network's own sites.
+            crossed: Whether what goes in and what comes out are meant.
+            taps: What else is read there.
+        """
+        key = at, crossed, frozenset(taps.items())
+        if key not in self._made:
             *start, site = at
             seen = site.crossed if crossed else site
-            self._made[at, crossed] = site.after(start[0]) if start else seen or site
-        return self._made[at, crossed]
+            found = site.after(start[0]) if start else seen or site
+            self._made[key] = found.with_taps(taps) if taps else found
+        return self._made[key]
+
+    def taps(self, metric: Metric, site: Site, params: Mapping[str, Any]) -> dict[str, Tap]:
+        """What a metric reads that is no tap of the site itself: the network's scores, and other runs.
+
+        Raises:
+            MetricError: there is no such thing here; the message says why.
+        """
+        found = {"logits": self._tap(site, "logits")} if "logits" in metric.taps else {}
+        for name, altered in metric.variants(site, params).items():
+            tap = self._tap(site, altered.tap)
+            found[name] = replace(tap, variant=self._variant(site, altered))
+        return found
+
+    def _tap(self, site: Site, name: str) -> Tap:
+        if name != "logits":
+            return site.taps[site.tap(name)]
+        if self.logits is None:
+            raise MetricError("the network returns no scores that could be compared")
+        return self.logits
+
+    def _variant(self, site: Site, altered: Altered) -> Variant:
+        if altered.of != "image":
+            return Variant(self._tap(site, altered.of).node, altered.by, altered.amount)
+        if self.margin is None:
+            raise MetricError("it shifts the images, which needs larger ones than the network sees: see sampling.crop")
+        if altered.by == "crop":
+            return Variant("", altered.by, (*altered.amount, *self.margin))
+        if len(altered.amount) != len(self.margin) or any(
+            abs(a) > m for a, m in zip(altered.amount, self.margin, strict=True)
+        ):
+            moved, most = (" x ".join(map(str, pixels)) for pixels in (altered.amount, self.margin))
+            raise MetricError(f"it shifts the images by {moved} pixels, and sampling.crop leaves {most} around them")
+        return Variant("", altered.by, altered.amount)
 
 
-def _check(rule: Rule, metric: Metric, site: Site, at: tuple[Site, ...], *, clustered: bool) -> Check:
+def _check(rule: Rule, metric: Metric, at: tuple[Site, ...], around: _Around, *, clustered: bool) -> Check:
+    site = around.site(at, crossed=metric.of_pairs)
     reason = _pointless(metric, site) or metric.applies(site, rule.field, rule.params)
     if metric.labels and rule.by and rule.by.column == "labels":
         reason = "it compares classes, and a slice by labels has only one"
@@ -192,8 +245,16 @@ def _check(rule: Rule, metric: Metric, site: Site, at: tuple[Site, ...], *, clus
         return Check(rule, metric, site, None, reason, at)
     if metric.reads is Parameters:
         return Check(rule, metric, site, Probe(Parameters, site, metric.taps), "", at)
+    try:
+        extra = around.taps(metric, site, rule.params)
+    except MetricError as error:
+        return Check(rule, metric, site, None, str(error), at)
+    site = around.site(at, crossed=metric.of_pairs, taps=extra)
+    try:
+        taps = metric.taps_at(site)
+    except KeyError as error:
+        return Check(rule, metric, site, None, f"there is no {error.args[0]} here", at)
     by = rule.by.column if rule.by else ""
-    taps = tuple(site.tap(tap) for tap in metric.taps)
     probe = Probe(metric.reads, site, taps, metric.options(rule.params), clustered=clustered, by=by)
     return Check(rule, metric, site, probe, "", at)
 
@@ -277,7 +338,7 @@ def _fit(checks: list[Check], held: _Held, budget: int, seed: int) -> list[Check
         return [replace(c, probe=None if c.probe is None else held.cap(c.probe, share, seed)) for c in checks]
 
     def total(found: list[Check]) -> int:
-        return held.bytes(dict.fromkeys(c.probe for c in found if c.probe is not None))
+        return held.bytes(dict.fromkeys(probe for c in found for probe in c.probes))
 
     if total(checks) <= budget:
         return checks

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Op", "Site", "Tap"]
+__all__ = ["PARAMETERS", "Altered", "Op", "Site", "Tap", "Variant"]
+
+PARAMETERS = ("weight", "gamma", "beta")
 
 
 class Op(StrEnum):
@@ -29,6 +31,39 @@ class Op(StrEnum):
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A run of the network in which one value is replaced.
+
+    Attributes:
+        node: Name of the value in the captured graph; empty for the images.
+        by: ``zero``; ``mean``, the value's mean over the first images; of images, which are then cut from a larger
+            canvas: ``shift``, by ``amount`` pixels in each dimension, or ``crop``, by what is drawn for each image.
+        amount: For ``shift`` pixels in each dimension; for ``crop`` the number of the draw, then the largest shift in
+            each dimension.
+    """
+
+    node: str
+    by: str
+    amount: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Altered:
+    """What a metric reads in another run than the one that is audited.
+
+    Attributes:
+        tap: What is read: one of the site's taps, or ``logits``.
+        of: The tap whose value is replaced; ``image`` for the images.
+        by, amount: See :class:`Variant`; the largest shift of a ``crop`` is the canvas's.
+    """
+
+    tap: str
+    of: str
+    by: str
+    amount: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Tap:
     """One tensor that may be read at a site.
 
@@ -38,12 +73,14 @@ class Tap:
         atoms: Values that occur exactly and often because an activation produces them: ``(0.0,)``
             after ReLU, ``(0.0, 6.0)`` after ReLU6, empty where nothing is known.
         nonnegative: True where an activation guarantees values >= 0.
+        variant: The run in which it is read; None for the network as it is.
     """
 
     node: str
     shape: tuple[int, ...]
     atoms: tuple[float, ...] = ()
     nonnegative: bool = False
+    variant: Variant | None = None
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -66,20 +103,31 @@ class Site:
         op: What the site does.
         units: Number of kernels (output channels).
         taps: What may be read. conv, linear: ``input``, ``output``, ``response`` (after the norm and
-            activation that follow it alone). pool: ``input``, ``output``. residual: ``skip``,
-            ``branch``, ``sum``. merge: ``left``, ``right``, ``sum``. concat: ``input0``, ``input1``, ...,
-            ``output``. gate: ``input``, ``gate``, ``output``. head: ``input``, ``output``. input: ``output``. A pair:
-            ``from``, ``to``, the results of its two sites.
+            activation that follow it alone), ``preactivation`` where an activation follows: what it reads. pool:
+            ``input``, ``output``. residual: ``skip``, ``branch``, ``sum``. merge: ``left``, ``right``, ``sum``; where
+            an activation alone follows a sum also ``preactivation`` (the sum) and ``activated``. concat: ``input0``,
+            ``input1``, ..., ``branch`` (the one of them that is computed last), ``output``; where a convolution reads
+            it through channel-wise operators alone also ``consumed``, what that convolution reads. gate: ``input``,
+            ``gate``, ``output``. head: ``input``, ``output``. input: ``output``. A pair: ``from``, ``to``, the results
+            of its two sites.
         parameters: Constants of a convolution or linear layer: ``weight``; where a batch norm with a scale follows it
-            alone also ``gamma`` and ``beta``. Their shapes are those of the tensors.
-        kernel, stride, padding, dilation: One number for each spatial dimension; empty where the op has none.
+            alone also ``gamma`` and ``beta``. Their shapes are those of the tensors. Of a concat with ``consumed``
+            the weight of that convolution.
+        kernel, stride, padding, dilation: One number for each spatial dimension; empty where the op has none. Of a
+            concat with ``consumed`` those of that convolution.
         operator: Which pooling: ``max`` or ``avg``; empty elsewhere.
-        groups: Channel groups of a convolution.
+        groups: Channel groups of a convolution, or of the one that reads a concat.
         transposed: True for a transposed convolution.
         downsamples: True where the output map is smaller than the input map.
         is_global: True for a pool over the whole map.
         steers: True where all that is computed from here ends as the factor of a gate (squeeze-excite).
         receptive_field: Pixels of the network's input that one position sees, for each spatial dimension.
+        jump: Pixels of the network's input between neighbouring positions, for each spatial dimension; 0 where a
+            position sees the whole input.
+        interior: For each spatial dimension the first position, and the one behind the last, whose whole receptive
+            field lies inside the input; equal where there is none.
+        macs: Multiplications of a convolution or linear layer for one image.
+        macs_after: Those of all layers that are computed from the site's result.
         rank: Largest rank the op's output can have given its shape (layerspec's fair denominator).
         depth: Number of convolutions and linear layers on the longest path up to and with this site.
     """
@@ -100,6 +148,10 @@ class Site:
     is_global: bool = False
     steers: bool = False
     receptive_field: tuple[int, ...] = ()
+    jump: tuple[float, ...] = ()
+    interior: tuple[tuple[int, int], ...] = ()
+    macs: int = 0
+    macs_after: int = 0
     rank: int = 0
     depth: int = 0
 
@@ -119,7 +171,7 @@ class Site:
         if not self.source or not self.result:
             return None
         ends = {"from": self.taps[self.source], "to": self.taps[self.result]}
-        return replace(self, taps=MappingProxyType({**self.taps, **ends}))
+        return self.with_taps(ends)
 
     def after(self, start: Site) -> Site:
         """This site as the end of a pair: the results of both, and all other facts its own."""
@@ -127,12 +179,27 @@ class Site:
         return replace(self, path=f"{start.path} -> {self.path}", taps=MappingProxyType(ends))
 
     def tap(self, name: str) -> str:
-        """Return the tap that a metric's name for it means here: its own name, or ``result``.
+        """Return the tap or parameter that a metric's name for it means here.
+
+        It is the name itself; or ``result``, what the site hands on; or at a merge, whose two sides are alike,
+        ``skip`` for its left and ``branch`` for its right one.
 
         Raises:
             KeyError: the site has no such tap.
         """
-        found = self.result if name == "result" and name not in self.taps else name
-        if found not in self.taps:
-            raise KeyError(name)
-        return found
+        meant = {"result": self.result, "skip": "left", "branch": "right"}
+        for found in (name, meant.get(name)):
+            if found in self.taps or found in self.parameters:
+                return str(found)
+        raise KeyError(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the site has what a metric calls so."""
+        try:
+            return bool(self.tap(name))
+        except KeyError:
+            return False
+
+    def with_taps(self, taps: Mapping[str, Tap]) -> Site:
+        """Return this site with more taps."""
+        return replace(self, taps=MappingProxyType({**self.taps, **taps}))

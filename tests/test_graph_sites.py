@@ -179,15 +179,41 @@ def test_every_fact_of_a_functional_network():
     big, small, cat, vector = (8, 24, 24), (8, 12, 12), (16, 12, 12), (16, 1, 1)
     assert taps == {
         "input": {"output": ((3, 48, 48), *SIGNED)},
-        "#conv.0": {"input": ((3, 48, 48), *SIGNED), "output": (big, *SIGNED), "response": (big, *RELU)},
+        "#conv.0": {
+            "input": ((3, 48, 48), *SIGNED),
+            "output": (big, *SIGNED),
+            "preactivation": (big, *SIGNED),
+            "response": (big, *RELU),
+        },
         "#max_pool.0": {"input": (big, *RELU), "output": (small, *RELU)},
-        "#conv.1": {"input": (small, *RELU), "output": (small, *SIGNED), "response": (small, *RELU)},
+        "#conv.1": {
+            "input": (small, *RELU),
+            "output": (small, *SIGNED),
+            "preactivation": (small, *SIGNED),
+            "response": (small, *RELU),
+        },
         "#conv.2": {"input": (small, *RELU), "output": (small, *SIGNED), "response": (small, *SIGNED)},
-        "#add.0": {"skip": (small, *RELU), "branch": (small, *SIGNED), "sum": (small, *SIGNED)},
+        "#add.0": {
+            "skip": (small, *RELU),
+            "branch": (small, *SIGNED),
+            "sum": (small, *SIGNED),
+            "preactivation": (small, *SIGNED),
+            "activated": (small, *RELU),
+        },
         "#avg_pool.0": {"input": (small, *RELU), "output": (small, *RELU)},
-        "#cat.0": {"input0": (small, *RELU), "input1": (small, *RELU), "output": (cat, *RELU)},
+        "#cat.0": {
+            "input0": (small, *RELU),
+            "input1": (small, *RELU),
+            "branch": (small, *RELU),
+            "output": (cat, *RELU),
+        },
         "#avg_pool.1": {"input": (cat, *RELU), "output": (vector, *RELU)},
-        "#conv.3": {"input": (vector, *RELU), "output": (vector, *SIGNED), "response": (vector, (), True)},
+        "#conv.3": {
+            "input": (vector, *RELU),
+            "output": (vector, *SIGNED),
+            "preactivation": (vector, *SIGNED),
+            "response": (vector, (), True),
+        },
         "#mul.0": {"input": (cat, *RELU), "gate": (vector, (), True), "output": (cat, *RELU)},
         "#avg_pool.2": {"input": (cat, *RELU), "output": (vector, *RELU)},
         "#linear.0": {"input": ((16,), *RELU), "output": ((5,), *SIGNED)},
@@ -705,9 +731,82 @@ def test_concatenations_name_their_inputs_in_order():
     model = Net(lambda m, x: torch.cat([m.a(x), x, m.a(x)], 1), a=conv(3, 4))
     graph = capture(model, torch.zeros(2, 3, 6, 6))
     s = graph.site("#cat.0")
-    assert {name: tap.shape[0] for name, tap in s.taps.items()} == {"input0": 4, "input1": 3, "input2": 4, "output": 11}
+    channels = {"input0": 4, "input1": 3, "input2": 4, "branch": 4, "output": 11}
+    assert {name: tap.shape[0] for name, tap in s.taps.items()} == channels
     assert s.units == 11
     assert s.taps["input1"].node == "x"
+    assert s.taps["branch"].node == s.taps["input2"].node  # computed last
+
+
+def test_a_concatenation_knows_the_convolution_that_reads_it_channel_by_channel():
+    def dense(m, x):
+        joined = torch.cat([m.a(x), x], 1)
+        return m.c(m.norm(joined).relu()) + m.d(joined)
+
+    c, d = nn.Conv2d(7, 2, (3, 1), stride=2, padding=1), nn.Conv2d(7, 2, (3, 1), stride=2, padding=1)
+    graph = capture(Net(dense, a=conv(3, 4), norm=nn.BatchNorm2d(7), c=c, d=d), torch.zeros(2, 3, 6, 6))
+    s = graph.site("#cat.0")
+    assert (s.kernel, s.stride, s.padding, s.dilation, s.groups) == ((3, 1), (2, 2), (1, 1), (1, 1), 1)
+    assert s.taps["consumed"].node == graph.site("c").taps["input"].node
+    assert graph.parameters(s)["weight"] is c.weight
+    mixed = Net(lambda m, x: m.c(F.avg_pool2d(torch.cat([m.a(x), x], 1), 2)), a=conv(3, 4), c=conv(7, 2))
+    assert "consumed" not in capture(mixed, torch.zeros(2, 3, 6, 6)).site("#cat.0").taps
+
+
+# --- what shifts and costs need ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [31, 40])
+def test_the_interior_is_where_no_border_is_seen(size):
+    """Positions outside it change with what lies around the image, positions inside do not."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(2, 3, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.ZeroPad2d((1, 0, 2, 0)),
+        nn.Conv2d(3, 3, 3, dilation=2, padding=(1, 0)),
+        nn.Sigmoid(),
+    ]
+    model = nn.Sequential(*layers).double()
+    graph = capture(model, torch.zeros(2, 2, size, size, dtype=torch.double))
+    site = graph.sites[-2]
+    assert site.jump == (4, 4)
+    around = torch.randn(50, 2, size + 32, size + 32, dtype=torch.double)
+    with torch.no_grad():
+        alone, within = model(around[..., 16:-16, 16:-16]), model(around)
+    steps = [16 // 4] * 2  # the larger image starts so many positions before
+    (top, bottom), (left, right) = site.interior
+    same = within[..., steps[0] : steps[0] + alone.shape[2], steps[1] : steps[1] + alone.shape[3]] - alone
+    same = same.abs().amax((0, 1)) < 1e-12
+    expected = torch.zeros_like(same)
+    expected[top:bottom, left:right] = True
+    assert torch.equal(same, expected)
+
+
+def test_there_is_no_interior_behind_what_sees_everything():
+    gate = Net(lambda m, x: m.b(x * m.a(x.mean((2, 3), keepdim=True)).sigmoid()), a=conv(kernel=1), b=conv(kernel=1))
+    norm = Net(lambda m, x: m.b(m.norm(m.a(x))), a=conv(kernel=1), b=conv(kernel=1), norm=nn.GroupNorm(1, 3))
+    for model in (gate, norm):
+        graph = capture(model, torch.zeros(2, 3, 6, 6))
+        assert graph.site("b").interior == ((0, 0), (0, 0))
+    assert graph.site("a").interior == ((0, 6), (0, 6))
+
+
+def test_multiplications_are_counted_and_those_after_a_site():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1, groups=2), nn.Flatten(), nn.Linear(36, 5)
+    )
+    graph = capture(model, torch.zeros(2, 3, 8, 8))
+    assert {s.path: (s.macs, s.macs_after) for s in graph.sites} == {
+        "input": (0, 8 * 27 * 36 + 4 * 4 * 9 + 180),
+        "0": (8 * 27 * 36, 4 * 4 * 9 + 180),
+        "1": (0, 4 * 4 * 9 + 180),
+        "2": (4 * 4 * 9, 180),
+        "4": (180, 0),
+    }
+    up = nn.Sequential(nn.ConvTranspose2d(3, 2, 2, stride=2), nn.Conv2d(2, 1, 1))
+    assert capture(up, torch.zeros(2, 3, 4, 4)).site("0").macs == 3 * 2 * 4 * 16
 
 
 @pytest.mark.parametrize(

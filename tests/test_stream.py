@@ -11,12 +11,13 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.data import DataLoader, TensorDataset
 
 import cnnaudit
-from cnnaudit.errors import GraphError
+from cnnaudit.errors import GraphError, LoadError
 from cnnaudit.graph import capture
 from cnnaudit.load import Block
-from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic, deal
-from cnnaudit.stream import Variant, sweep
-from cnnaudit.stream.runner import Runner
+from cnnaudit.site import Variant
+from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic, deal, draw_offsets
+from cnnaudit.stream import sweep
+from cnnaudit.stream.runner import PILOT, Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -321,100 +322,148 @@ def test_neither_memory_format_nor_other_probes_change_a_value(net, graph):
     assert all(torch.equal(alone.tally[name], beside.tally[name]) for name in alone.tally)
 
 
-# --- variants ------------------------------------------------------------------------------------------------
+# --- other runs ----------------------------------------------------------------------------------------------
 
 
-def zero(x):
-    return torch.zeros_like(x)
+def other(site, **taps):
+    """A site with further taps, each ``(tap, value replaced, how, ...)``."""
+    extra = {}
+    for name, (tap, node, *how) in taps.items():
+        extra[name] = dataclasses.replace(tap, variant=None if not how else Variant(node, *how))
+    return site.with_taps(extra)
+
+
+def logits(graph):
+    return head(graph).taps["output"]
+
+
+def silenced(graph, by="zero", **more):
+    add = graph.site("#add.0")
+    return other(add, logits=(logits(graph), ""), ablated=(logits(graph), add.taps["branch"].node, by), **more)
 
 
 def test_a_silenced_branch_gives_what_a_forward_without_it_gives(net, graph):
-    add, x = graph.site("#add.0"), images(37)
-    silent = Variant("silent", add.taps["branch"].node, zero)
-    output = Probe(Keep, head(graph), ("output",), variant="silent")
-    pool = Probe(Keep, graph.site("#max_pool.0"), ("input", "output"), variant="silent")
+    x = images(37)
+    pool, node = graph.site("#max_pool.0"), graph.site("#add.0").taps["branch"].node
+    both = Probe(Keep, silenced(graph), ("logits", "ablated"))
+    late = Probe(Keep, other(pool, changed=(pool.taps["output"], node, "zero")), ("input", "changed"))
     base = Probe(Keep, head(graph), ("output",))
-    found = swept(graph, [base, output, pool], x, variants=[silent], reference=net)
-    expected = by_hand(net, x, branch=zero)
-    close(found[output].all_of("output"), expected["head"])
-    close(found[pool].all_of("input"), expected["pool.input"])
-    close(found[pool].all_of("output"), expected["pool.output"])
-    close(found[base].all_of("output"), by_hand(net, x)["head"])
+    found = swept(graph, [base, both, late], x, reference=net)
+    expected = by_hand(net, x, branch=torch.zeros_like)
+    close(found[both].all_of("ablated"), expected["head"])
+    close(found[late].all_of("changed"), expected["pool.output"])
+    close(found[late].all_of("input"), by_hand(net, x)["pool.input"])
+    close(found[both].all_of("logits"), by_hand(net, x)["head"])
+    assert torch.equal(found[both].all_of("logits"), found[base].all_of("output"))
+
+
+def test_a_mean_is_that_of_the_first_images(net, graph):
+    x = images(90)
+    probe = Probe(Keep, silenced(graph, "mean"), ("logits", "ablated"))
+    found = swept(graph, [probe], x)[probe]
+    mean = by_hand(net, x[:PILOT])["branch"].mean(0, keepdim=True)
+    close(found.all_of("ablated"), by_hand(net, x, branch=mean.expand_as)["head"])
+    assert len(found.all_of("ablated")) == 90
+    few = swept(graph, [probe], x[:20])[probe]  # a last block that is filled up does not weigh more
+    mean = by_hand(net, x[:20])["branch"].mean(0, keepdim=True)
+    close(few.all_of("ablated"), by_hand(net, x[:20], branch=mean.expand_as)["head"])
 
 
 def test_a_changed_input_of_a_block_reaches_its_skip_and_its_branch(net, graph):
-    x = images(20)
-    half = Variant("half", graph.site("#conv.1").taps["input"].node, lambda value: value / 2)
-    pair = Probe(Keep, graph.site("#add.0"), ("skip", "branch", "sum"), variant="half")
-    found = swept(graph, [pair], x, variants=[half])[pair]
-    expected = by_hand(net, x, block_input=lambda value: value / 2)
-    for tap in ("skip", "branch", "sum"):
-        close(found.all_of(tap), expected[tap])
+    x, node, add = images(20), graph.site("#conv.1").taps["input"].node, graph.site("#add.0")
+    names = ("skip", "branch", "sum")
+    site = other(add, **{f"no_{name}": (add.taps[name], node, "zero") for name in names})
+    probe = Probe(Keep, site, tuple(f"no_{name}" for name in names))
+    found = swept(graph, [probe], x)[probe]
+    expected = by_hand(net, x, block_input=torch.zeros_like)
+    for name in names:
+        close(found.all_of(f"no_{name}"), expected[name])
 
 
-@pytest.mark.parametrize("variant", ["", "half"])
-def test_an_output_is_read_beside_its_response(net, graph, variant):
-    x, conv = images(20), graph.site("#conv.1")
-    half = Variant("half", conv.taps["input"].node, lambda value: value / 2)
-    probe = Probe(Keep, conv, ("output", "response"), variant=variant)
-    found = swept(graph, [probe], x, variants=[half])[probe]
-    expected = by_hand(net, x, block_input=(lambda value: value / 2) if variant else None)
-    for tap in ("output", "response"):
-        close(found.all_of(tap), expected[f"first.{tap}"])
-
-
-def test_a_variant_that_changes_nothing_gives_the_base_run_to_itself_and_to_others(net, graph):
-    x = images(20)
-    nodes = [graph.site(path).taps[tap].node for path, tap in (("#conv.1", "output"), ("#add.0", "sum"))]
-    variants = [Variant(f"{node} {i}", node, lambda value: value) for node in nodes for i in range(2)]
-    probes = [Probe(Keep, head(graph), ("output",), variant=v.name) for v in variants]
-    found = swept(graph, [base := Probe(Keep, head(graph), ("output",)), *probes], x, variants=variants)
-    for probe in probes:
-        assert torch.equal(found[probe].all_of("output"), found[base].all_of("output")), probe.variant
-
-
-def test_two_variants_at_once_know_nothing_of_each_other(net, graph):
+def test_other_runs_know_nothing_of_each_other_and_the_base_run_nothing_of_them(net, graph):
     add, x = graph.site("#add.0"), images(33)
-    variants = [
-        Variant("no branch", add.taps["branch"].node, zero),
-        Variant("no block", graph.site("#conv.1").taps["input"].node, zero),
-        Variant("double", add.taps["sum"].node, lambda value: 2 * value),
-    ]
-    probes = {v.name: Probe(Keep, head(graph), ("output",), variant=v.name) for v in variants}
+    nodes = {
+        "branch": add.taps["branch"].node,
+        "block": graph.site("#conv.1").taps["input"].node,
+        "stem": graph.site("#conv.0").taps["output"].node,
+    }
+    site = other(add, **{name: (logits(graph), node, "zero") for name, node in nodes.items()})
+    probe = Probe(Keep, site, tuple(nodes))
     base = [Probe(ActivityTally, site, (tap,)) for site in graph.sites for tap in site.taps]
-    found = swept(graph, [*base, *probes.values()], x, variants=variants)
-    close(found[probes["no branch"]].all_of("output"), by_hand(net, x, branch=zero)["head"])
-    close(found[probes["no block"]].all_of("output"), by_hand(net, x, block_input=zero)["head"])
-    close(found[probes["double"]].all_of("output"), 2 * by_hand(net, x)["head"])
+    found = swept(graph, [*base, probe], x)
+    close(found[probe].all_of("branch"), by_hand(net, x, branch=torch.zeros_like)["head"])
+    close(found[probe].all_of("block"), by_hand(net, x, block_input=torch.zeros_like)["head"])
+    assert found[probe].all_of("stem").std(0).max() == 0
     alone = swept(graph, base, x)
-    for probe in base:
-        for name, tensor in alone[probe].tally.items():
-            assert torch.equal(tensor, found[probe].tally[name]), (probe.site.path, name)
+    for tally in base:
+        for name, tensor in alone[tally].tally.items():
+            assert torch.equal(tensor, found[tally].tally[name]), (tally.site.path, name)
 
 
-def test_a_variant_reads_the_changed_value_itself(net, graph):
+def test_what_lies_before_the_change_is_that_of_the_base_run(net, graph):
+    conv, x = graph.site("#conv.0"), images(20)
+    node = graph.site("#add.0").taps["branch"].node
+    site = other(conv, early=(conv.taps["response"], node, "zero"), late=(logits(graph), node, "zero"))
+    probe = Probe(Keep, site, ("response", "early", "late"))
+    found = swept(graph, [probe], x)[probe]
+    assert torch.equal(found.all_of("early"), found.all_of("response"))
+    close(found.all_of("late"), by_hand(net, x, branch=torch.zeros_like)["head"])
+
+
+def test_the_replaced_value_can_be_read_itself(net, graph):
     add = graph.site("#add.0")
-    probe = Probe(Keep, add, ("branch", "sum"), variant="silent")
-    found = swept(graph, [probe], images(20), variants=[Variant("silent", add.taps["branch"].node, zero)])[probe]
-    assert found.all_of("branch").count_nonzero() == 0
-    close(found.all_of("sum"), by_hand(net, images(20))["skip"])
+    node = add.taps["branch"].node
+    site = other(add, gone=(add.taps["branch"], node, "zero"), rest=(add.taps["sum"], node, "zero"))
+    probe = Probe(Keep, site, ("branch", "gone", "rest"))
+    found = swept(graph, [probe], images(20))[probe]
+    assert found.all_of("gone").count_nonzero() == 0
+    close(found.all_of("rest"), by_hand(net, images(20))["skip"])
+    close(found.all_of("branch"), by_hand(net, images(20))["branch"])
 
 
-def test_a_variant_may_change_the_networks_input(net, graph):
-    node = next(n.name for n in graph.module.graph.nodes if n.op == "placeholder")
-    probe = Probe(Keep, head(graph), ("output",), variant="flipped")
-    found = swept(graph, [probe], images(20), variants=[Variant("flipped", node, lambda x: x.flip(3))])[probe]
-    close(found.all_of("output"), by_hand(net, images(20).flip(3))["head"])
+def canvases(count):
+    return torch.randn(count, 2, 14, 12, generator=torch.Generator().manual_seed(8))
 
 
-def test_a_variant_that_does_not_reach_a_tap_reads_the_value_of_the_base_run(net, graph):
-    add, x = graph.site("#add.0"), images(20)
-    variant = Variant("silent", add.taps["branch"].node, zero)
-    early = Probe(Keep, graph.site("#conv.0"), ("response",), variant="silent")
-    grid = Probe(ClassHistogram, graph.site("#conv.0"), ("response",), (("bins", 4),), variant="silent")
-    found = swept(graph, [early, grid], x, variants=[variant], labels=torch.arange(20) % 2)
-    close(found[early].all_of("response"), by_hand(net, x)["stem.response"])
-    assert found[grid].n_images == 20
+def on_canvas(x, size, labels=None):
+    return [block.cropped((8, 8)) for block in as_blocks(x, size, labels)]
+
+
+def run_on_canvas(graph, probes, x):
+    *_, statistics = sweep(graph, probes, on_canvas(x, 16), groups=4, size=16, seed=5)
+    return statistics
+
+
+def test_a_shifted_run_sees_another_part_of_the_canvas(net, graph):
+    conv, x = graph.site("#conv.1"), canvases(37)
+    site = other(conv, moved=(conv.taps["response"], "", "shift", (2, -1)), far=(logits(graph), "", "shift", (-3, 2)))
+    probe = Probe(Keep, site, ("response", "moved", "far"))
+    found = run_on_canvas(graph, [probe], x)[probe]
+    close(found.all_of("response"), by_hand(net, x[:, :, 3:11, 2:10])["first.response"])
+    close(found.all_of("moved"), by_hand(net, x[:, :, 5:13, 1:9])["first.response"])
+    close(found.all_of("far"), by_hand(net, x[:, :, 0:8, 4:12])["head"])
+
+
+def test_a_crop_is_drawn_for_each_image(net, graph):
+    conv, x = graph.site("#conv.0"), canvases(40)
+    site = other(
+        conv, a=(conv.taps["response"], "", "crop", (0, 3, 2)), b=(conv.taps["response"], "", "crop", (1, 3, 2))
+    )
+    probe = Probe(Keep, site, ("a", "b"))
+    found = run_on_canvas(graph, [probe], x)[probe]
+    for draw, tap in enumerate("ab"):
+        offsets = draw_offsets(torch.arange(40), 5, draw, (3, 2))
+        assert {int(y) for y, _ in offsets} == set(range(-3, 4))
+        assert {int(z) for _, z in offsets} == set(range(-2, 3))
+        parts = [one[:, 3 + y : 11 + y, 2 + z : 10 + z] for one, (y, z) in zip(x, offsets.tolist(), strict=True)]
+        close(found.all_of(tap), by_hand(net, torch.stack(parts))["stem.response"])
+    assert not torch.equal(found.all_of("a"), found.all_of("b"))
+
+
+def test_a_crop_that_does_not_fit_is_refused():
+    (block,) = as_blocks(images(4), 4)
+    with pytest.raises(LoadError, match=r"sampling.crop of 9 x 4 pixels cannot be cut from images of 8 x 8"):
+        block.cropped((9, 4))
 
 
 class Projected(nn.Module):
@@ -431,14 +480,32 @@ class Projected(nn.Module):
         return (branch + self.projection(x)).mean((2, 3))
 
 
-def test_a_variant_of_one_tap_is_read_beside_another_that_is_made_later():
-    graph = capture(Projected(), torch.zeros(2, 2, 8, 8))
+def test_a_value_that_is_made_after_the_change_and_apart_from_it_is_there_in_both_runs():
+    torch.manual_seed(0)
+    net, x = Projected().eval(), images(20)
+    graph = capture(net, torch.zeros(2, 2, 8, 8))
     add = next(site for site in graph.sites if site.op == "residual")
-    pair = Probe(Keep, add, ("skip", "branch"), variant="silent")
-    base = Probe(Keep, add, ("skip", "branch"))
-    found = swept(graph, [pair, base], images(20), variants=[Variant("silent", add.taps["branch"].node, zero)])
-    assert found[pair].all_of("branch").count_nonzero() == 0
-    assert torch.equal(found[pair].all_of("skip"), found[base].all_of("skip"))
+    node = add.taps["branch"].node
+    site = other(add, other=(add.taps["skip"], node, "zero"), rest=(add.taps["sum"], node, "zero"))
+    probe = Probe(Keep, site, ("skip", "other", "rest"))
+    found = swept(graph, [probe], x)[probe]
+    assert torch.equal(found.all_of("skip"), found.all_of("other"))
+    with torch.no_grad():
+        close(found.all_of("rest"), net.projection(net.stem(x)))
+
+
+class Shortened(Keep):
+    """Keeps of its first tap only what it needs until the others are there."""
+
+    @classmethod
+    def kept(cls, tap, x):
+        return x.flatten(1).square().mean(1, keepdim=True) if tap == "branch" else x
+
+
+def test_what_waits_is_shortened(net, graph):
+    probe = Probe(Shortened, silenced(graph), ("branch", "ablated"))
+    found = swept(graph, [probe], images(20))[probe]
+    close(found.all_of("branch")[:, 0], by_hand(net, images(20))["branch"].square().mean((1, 2, 3)))
 
 
 # --- what is freed ------------------------------------------------------------------------------------------
@@ -459,13 +526,12 @@ def chain(length):
     return nn.Sequential(*[layer for _ in range(length) for layer in (nn.Conv2d(2, 2, 3, padding=1), nn.ReLU())])
 
 
-def held_by(model, probes_of, variants_of=lambda graph: ()):
+def held_by(model, probes_of):
     graph = capture(model, torch.zeros(2, 2, 8, 8))
     Watched.held = []
-    probes, variants = probes_of(graph), variants_of(graph)
-    runner = Watched(graph, probes, variants)
+    runner = Watched(graph, probes_of(graph))
     fold = SimpleNamespace(start=lambda *given: None, take=lambda *given: None)
-    (block,) = as_blocks(images(4), 4)
+    (block,) = on_canvas(canvases(4), 4)
     with torch.no_grad():
         runner.run_block(block.images, block, 0, fold)
     assert runner.env == {}
@@ -480,14 +546,19 @@ def test_values_are_freed_as_soon_as_nobody_needs_them():
     assert held_by(chain(12), everywhere) == held_by(chain(4), everywhere)
 
 
-def test_a_variant_keeps_what_its_own_part_needs_and_no_more():
-    def last(graph):
-        return [Probe(Keep, graph.sites[-1], ("output",), variant="v")]
+@pytest.mark.parametrize("early", [False, True])
+def test_another_run_holds_no_more_than_is_alive(early):
+    def ablated(graph):
+        site, changed = graph.sites[-1], graph.sites[1 if early else -2]
+        tap = site.taps["output"]
+        return [Probe(Keep, other(site, v=(tap, changed.taps["output"].node, "zero")), ("output", "v"))]
 
-    def late(graph):
-        return [Variant("v", graph.sites[-2].taps["output"].node, zero)]
+    def shifted(graph):
+        sites = [other(s, v=(s.taps["output"], "", "shift", (1, 1))) for s in graph.sites if s.op == "conv"]
+        return [Probe(Keep, site, ("output", "v")) for site in sites]
 
-    assert held_by(chain(12), last, late) == held_by(chain(4), last, late) <= 6
+    for probes_of in (ablated, shifted):
+        assert held_by(chain(12), probes_of) == held_by(chain(4), probes_of) <= 3
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ class Dataflow:
 
     Attributes:
         nodes: Those values; parameters, buffers and what is computed from them alone are constants.
+        macs: Multiplications of each convolution and linear layer for one image.
         depth: Convolutions and linear layers on the longest path up to and with each value.
         axes: Dimension that holds the channels of each value, None where channels were mixed with positions.
         values: Atoms and sign of each value.
@@ -31,14 +32,16 @@ class Dataflow:
         self._input = next(n for n in graph.nodes if n.op == "placeholder")
         self._batch = str(ops.shape(self._input)[0])  # a symbol; comparing symbols as such would add guards
         self.input_size = ops.static_shape(self._input)[1:]
-        self._whole = Field(self.input_size, (0,) * len(self.input_size))
+        nowhere = (0,) * len(self.input_size)
+        self._whole = Field(self.input_size, nowhere, nowhere, everywhere=True)
         self._ancestors: dict[Node, int] = {self._input: 1}  # a set of positions in `nodes`, as bits
         self.nodes: list[Node] = [self._input]
+        self.macs: dict[Node, int] = {}
         self.depth: dict[Node, int] = {self._input: 0}
         self.axes: dict[Node, int | None] = {self._input: 1}
         self.values: dict[Node, Values] = {self._input: Values()}
         pixel = (1,) * len(self.input_size)
-        self._fields: dict[Node, Field] = {self._input: Field(pixel, pixel)}
+        self._fields: dict[Node, Field] = {self._input: Field(pixel, pixel, nowhere)}
         self._tapped: dict[str, int] = {}
         for node in graph.nodes:
             if node.op == "call_function" and ops.holds_tensors(node) and self.inputs(node):
@@ -52,6 +55,8 @@ class Dataflow:
         self.nodes.append(node)
         self._ancestors[node] = ancestors
         self.depth[node] = max(self.depth[n] for n in inputs) + self.is_weighted(node)
+        if self.is_weighted(node):
+            self.macs[node] = ops.multiplications(node)
         self.axes[node] = axis_of(node, self.axes)
         self.values[node] = values_of(node, self.values)
         self._fields[node] = field_of(node, self._fields, self.axes, self._whole)
@@ -96,6 +101,21 @@ class Dataflow:
     def receptive_field(self, node: Node) -> tuple[int, ...]:
         """Pixels of the input that a position sees: never more than there are."""
         return tuple(map(min, self._fields[node].size, self.input_size))
+
+    def jump(self, node: Node) -> tuple[float, ...]:
+        """Pixels of the input between neighbouring positions."""
+        return self._fields[node].jump
+
+    def interior(self, node: Node) -> tuple[tuple[int, int], ...]:
+        """For each dimension the first position that sees nothing but the input, and the one behind the last."""
+        axis = self.axes[node] or 1
+        positions = [size for d, size in enumerate(ops.static_shape(node), 1) if d != axis]
+        return self._fields[node].interior(positions, self.input_size)
+
+    def macs_after(self, node: Node) -> int:
+        """Multiplications of all layers that are computed from a value."""
+        own = 1 << self._ancestors[node].bit_length() - 1
+        return sum(macs for layer, macs in self.macs.items() if layer is not node and self._ancestors[layer] & own)
 
     def tap(self, node: Node, axis: int | None = None) -> Tap | None:
         """What can be read at a node; None where an entry along the first dimension is not one image.

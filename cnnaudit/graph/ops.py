@@ -7,6 +7,7 @@ After ``run_decompositions({})`` a graph holds composite aten operators (``conv2
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,17 @@ def _plain(size: Any) -> int:
 def static_shape(node: Node) -> tuple[int, ...]:
     """Shape without the batch."""
     return shape(node)[1:]
+
+
+def multiplications(node: Node) -> int:
+    """Multiplications of a convolution or a linear layer for one image: each weight once at each position."""
+    source, *_ = node.all_input_nodes
+    given = arguments(node)
+    transposed = given.get("transposed", "transpose" in operator_name(node))
+    weight = math.prod(shape(given["weight"] if "weight" in given else given["mat2"]))
+    if operator_name(node) in CONVOLUTIONS:
+        return weight * math.prod(shape(source if transposed else node)[2:])
+    return weight * math.prod(static_shape(node)[:-1])
 
 
 def is_float(node: Node) -> bool:

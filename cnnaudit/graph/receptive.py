@@ -23,10 +23,30 @@ class Field:
     Attributes:
         size: Pixels seen, for each spatial dimension of the input; may exceed the input.
         jump: Pixels between neighbouring positions.
+        origin: First pixel that the first position sees; below 0 where it sees padding.
+        everywhere: Whether every position also depends on the whole input, by a gate or a norm over positions.
     """
 
     size: tuple[int, ...]
     jump: tuple[float, ...]
+    origin: tuple[float, ...]
+    everywhere: bool = False
+
+    def interior(self, positions: Sequence[int], pixels: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """The positions that see nothing but the input: for each dimension the first, and the one behind the last.
+
+        Args:
+            positions: Extent of the map.
+            pixels: Extent of the input.
+        """
+        if len(positions) != len(pixels):
+            return ()
+        found = []
+        for size, jump, origin, extent, limit in zip(self.size, self.jump, self.origin, positions, pixels, strict=True):
+            seen = ((p, origin + p * jump) for p in range(extent))
+            inside = [p for p, first in seen if first >= 0 and first + size <= limit]
+            found.append((inside[0], inside[-1] + 1) if inside and not self.everywhere else (0, 0))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -141,16 +161,20 @@ def _through_window(field: Field, window: Window, node: Node, whole: Field) -> F
         return _widen(field, kernel, [s / t for s, t in zip(source, target, strict=True)])
     reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
     if window.transposed:
+        before = [(r - 1 - p) / s for r, p, s in zip(reach, window.padding, window.stride, strict=True)]
         reach = [-(-r // s) for r, s in zip(reach, window.stride, strict=True)]
-        return _widen(field, reach, [1 / s for s in window.stride])
-    return _widen(field, reach, window.stride)
+        return _widen(field, reach, [1 / s for s in window.stride], before)
+    return _widen(field, reach, window.stride, window.padding)
 
 
-def _widen(field: Field, reach: Sequence[int], stride: Sequence[float]) -> Field:
-    """The field of windows of ``reach`` neighbouring positions, ``stride`` apart."""
+def _widen(field: Field, reach: Sequence[int], stride: Sequence[float], before: Sequence[float] = ()) -> Field:
+    """The field of windows of ``reach`` neighbouring positions, ``stride`` apart, the first ``before`` the first."""
+    before = before or (0,) * len(reach)
     return Field(
         tuple(math.ceil(f + (r - 1) * j) for f, r, j in zip(field.size, reach, field.jump, strict=True)),
         tuple(j * s for j, s in zip(field.jump, stride, strict=True)),
+        tuple(o - b * j for o, b, j in zip(field.origin, before, field.jump, strict=True)),
+        field.everywhere,
     )
 
 
@@ -158,8 +182,20 @@ def _through_upsample(node: Node, field: Field) -> Field:
     source, target = ops.static_shape(node.all_input_nodes[0])[1:], ops.static_shape(node)[1:]
     if len(field.jump) != len(source):
         return field
-    reach = 1 + ops.UPSAMPLES[ops.operator_name(node)]
-    return _widen(field, [reach] * len(source), [s / t for s, t in zip(source, target, strict=True)])
+    neighbours = ops.UPSAMPLES[ops.operator_name(node)]
+    rank = len(source)
+    return _widen(
+        field, [1 + neighbours] * rank, [s / t for s, t in zip(source, target, strict=True)], [neighbours] * rank
+    )
+
+
+def _through_pad(node: Node, field: Field) -> Field:
+    """Padding before the first position moves all of them on."""
+    first = ops.arguments(node)["pad"][0::2][::-1]
+    if len(first) > len(field.jump):
+        return field
+    first = [0] * (len(field.jump) - len(first)) + first
+    return replace(field, origin=tuple(o - p * j for o, p, j in zip(field.origin, first, field.jump, strict=True)))
 
 
 def _through_slice(node: Node, field: Field) -> Field:
@@ -168,9 +204,16 @@ def _through_slice(node: Node, field: Field) -> Field:
     dimension = given["dim"] % len(ops.shape(node)) - 2
     if not 0 <= dimension < len(field.jump):
         return field
-    jump = list(field.jump)
+    jump, origin = list(field.jump), list(field.origin)
+    origin[dimension] += max(0, given.get("start") or 0) * jump[dimension]
     jump[dimension] *= given["step"]
-    return replace(field, jump=tuple(jump))
+    return replace(field, jump=tuple(jump), origin=tuple(origin))
+
+
+def _through_norm(node: Node, field: Field) -> Field:
+    """A norm over positions makes each depend on all; one over the channels of a position does not."""
+    shape = ops.arguments(node).get("normalized_shape")
+    return field if shape is not None and len(shape) == 1 else replace(field, everywhere=True)
 
 
 def _through_pixel_shuffle(node: Node, field: Field) -> Field:
@@ -190,16 +233,19 @@ def _through_pointwise(
     axes: Mapping[Node, int | None],
     whole: Field,
 ) -> Field:
-    """Max over the inputs; one that is broadcast over the positions (a gate) has none and is left out."""
+    """All that any input sees; of one that is broadcast over the positions (a gate) only that it sees everything."""
 
     def grid(value: Node) -> list[int]:
         sizes = ops.shape(value)
         return [sizes[d] for d in _grid(len(sizes), axes[value], whole)]
 
     fields = [known[n] for n in inputs if grid(n) == grid(node)] or [known[n] for n in inputs]
-    sizes = zip(*(f.size for f in fields), strict=True)
+    first = [min(origins) for origins in zip(*(f.origin for f in fields), strict=True)]
+    ends = [[o + s for o, s in zip(f.origin, f.size, strict=True)] for f in fields]
+    last = [max(several) for several in zip(*ends, strict=True)]
     jumps = zip(*(f.jump for f in fields), strict=True)
-    return Field(tuple(map(max, sizes)), tuple(map(max, jumps)))
+    size = tuple(math.ceil(b - a) for a, b in zip(first, last, strict=True))
+    return Field(size, tuple(map(max, jumps)), tuple(first), any(known[n].everywhere for n in inputs))
 
 
 # Operators that mix positions even where they keep the map's shape.
@@ -214,4 +260,6 @@ _RULES: dict[str, Callable[[Node, Field], Field]] = {
     "pixel_shuffle": _through_pixel_shuffle,
     "pixel_unshuffle": _through_pixel_unshuffle,
     "slice": _through_slice,
+    **dict.fromkeys(ops.NORMS - ops.BATCH_NORMS, _through_norm),
+    **dict.fromkeys(ops.PADS | {"reflection_pad2d", "replication_pad2d"}, _through_pad),
 }

@@ -13,7 +13,17 @@ from cnnaudit.graph import ops
 from cnnaudit.graph.dataflow import Dataflow
 from cnnaudit.graph.paths import name_sites
 from cnnaudit.graph.receptive import window_of
-from cnnaudit.graph.walks import addends, batch_norm_of, gate_of, is_chained, is_part, response_of, terms
+from cnnaudit.graph.walks import (
+    activated,
+    addends,
+    batch_norm_of,
+    gate_of,
+    is_chained,
+    is_part,
+    reader_of,
+    response_of,
+    terms,
+)
 from cnnaudit.site import Op, Site, Tap
 
 if TYPE_CHECKING:
@@ -71,7 +81,8 @@ def _site(
     flow: Dataflow, node: Node, op: Op, taps: Mapping[str, Node], *, axis: int | None = None, **facts: Any
 ) -> Site | None:
     """A site that has no path yet; None where one of its values cannot be read image by image."""
-    read = {name: flow.tap(value, None if name == "response" else axis) for name, value in taps.items()}
+    after = ("response", "preactivation", "activated")  # a norm before may have moved the axes
+    read = {name: flow.tap(value, None if name in after else axis) for name, value in taps.items()}
     known = {name: tap for name, tap in read.items() if tap is not None}
     if len(known) < len(read):
         return None
@@ -81,6 +92,10 @@ def _site(
         units=known["sum" if "sum" in known else "output"].shape[0],
         taps=MappingProxyType(known),
         receptive_field=flow.receptive_field(node),
+        jump=flow.jump(node),
+        interior=flow.interior(ops.picked(node)),
+        macs=flow.macs.get(node, 0),
+        macs_after=flow.macs_after(node),
         depth=flow.depth[node],
         **facts,
     )
@@ -97,12 +112,11 @@ def _convolution(flow: Dataflow, node: Node) -> Site | None:
     inputs, outputs = ops.static_shape(source), ops.static_shape(node)
     if window is None or source not in flow or len(inputs) != len(window.stride) + 1:
         return None  # the last: an image without a batch
-    taps = {"input": source, "output": node, "response": response_of(flow, node)}
     return _site(
         flow,
         node,
         Op.CONV,
-        taps,
+        {"input": source, "output": node, **_response(flow, node)},
         axis=1,
         parameters=MappingProxyType({} if window.transposed else _parameters(flow, node)),
         kernel=window.kernel,
@@ -114,6 +128,12 @@ def _convolution(flow: Dataflow, node: Node) -> Site | None:
         downsamples=not window.transposed and _shrinks(inputs, outputs, window.stride),
         rank=groups * min(inputs[0] // groups * math.prod(window.kernel), outputs[0] // groups),
     )
+
+
+def _response(flow: Dataflow, node: Node) -> dict[str, Node]:
+    """What a layer hands on, and what its activation reads where it has one."""
+    response, read = response_of(flow, node)
+    return {"response": response} if read is None else {"preactivation": read, "response": response}
 
 
 def _unpadded(flow: Dataflow, source: Node, padding: tuple[int, ...]) -> tuple[Node, tuple[int, ...]]:
@@ -140,12 +160,11 @@ def _linear(flow: Dataflow, node: Node) -> Site | None:
     if source not in flow or not flow.is_weighted(node):
         return None
     last = len(ops.shape(source)) - 1
-    taps = {"input": source, "output": node, "response": response_of(flow, node)}
     return _site(
         flow,
         node,
         Op.LINEAR,
-        taps,
+        {"input": source, "output": node, **_response(flow, node)},
         axis=last,
         parameters=MappingProxyType(_parameters(flow, node)),
         rank=min(ops.shape(source)[-1], ops.shape(node)[-1]),
@@ -156,10 +175,16 @@ def _parameters(flow: Dataflow, node: Node) -> dict[str, Tap]:
     """The weight of a layer, and scale and shift of the batch norm after it, where they are plain constants."""
     norm = batch_norm_of(flow, node)
     scaled = {} if norm is None else ops.arguments(norm)
-    named = {"weight": ops.arguments(node).get("weight"), "gamma": scaled.get("weight"), "beta": scaled.get("bias")}
+    return _named(
+        {"weight": ops.arguments(node).get("weight"), "gamma": scaled.get("weight"), "beta": scaled.get("bias")}
+    )
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Tap]:
+    """Those of some values that are plain constants."""
     return {
         name: Tap(value.name, ops.shape(value))
-        for name, value in named.items()
+        for name, value in values.items()
         if isinstance(value, Node) and value.op == "get_attr"
     }
 
@@ -240,12 +265,18 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
     apart = is_part(flow, ancestor, skip) and is_part(flow, ancestor, branch)
     if short <= 1 and short < long and not apart:
         return _residual(flow, node, skip, branch)
-    return _site(flow, node, Op.MERGE, {"left": left, "right": right, "sum": node}, axis=_shared_axis(flow, parts))
+    taps = {"left": left, "right": right, **_sum(flow, node)}
+    return _site(flow, node, Op.MERGE, taps, axis=_shared_axis(flow, parts))
 
 
 def _residual(flow: Dataflow, node: Node, skip: Node, branch: Node) -> Site | None:
-    taps = {"skip": skip, "branch": branch, "sum": node}
+    taps = {"skip": skip, "branch": branch, **_sum(flow, node)}
     return _site(flow, node, Op.RESIDUAL, taps, axis=_shared_axis(flow, (skip, branch)))
+
+
+def _sum(flow: Dataflow, node: Node) -> dict[str, Node]:
+    after = activated(flow, node)
+    return {"sum": node} if after is None else {"sum": node, "preactivation": node, "activated": after}
 
 
 def _shared_axis(flow: Dataflow, values: Sequence[Node]) -> int | None:
@@ -261,7 +292,25 @@ def _concatenation(flow: Dataflow, node: Node) -> Site | None:
     if len(distinct) < 2 or dimension != (flow.axes[node] or dimension):
         return None
     taps = {f"input{i}": part for i, part in enumerate(parts)}
-    return _site(flow, node, Op.CONCAT, {**taps, "output": node}, axis=dimension)
+    taps["branch"] = max(parts, key=flow.nodes.index)
+    reader = reader_of(flow, node)
+    window = None if reader is None else window_of(reader)
+    if reader is None or window is None or window.transposed or flow.axes[node] != 1:
+        return _site(flow, node, Op.CONCAT, {**taps, "output": node}, axis=dimension)
+    given = ops.arguments(reader)
+    return _site(
+        flow,
+        node,
+        Op.CONCAT,
+        {**taps, "consumed": given["input"], "output": node},
+        axis=dimension,
+        parameters=MappingProxyType(_named({"weight": given["weight"]})),
+        kernel=window.kernel,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        groups=given["groups"],
+    )
 
 
 def _gate(flow: Dataflow, node: Node) -> Site | None:

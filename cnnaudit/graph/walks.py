@@ -11,26 +11,65 @@ if TYPE_CHECKING:
 
     from cnnaudit.graph.dataflow import Dataflow
 
-__all__ = ["addends", "batch_norm_of", "gate_of", "is_chained", "is_part", "response_of", "terms"]
+__all__ = [
+    "activated",
+    "addends",
+    "batch_norm_of",
+    "gate_of",
+    "is_chained",
+    "is_part",
+    "reader_of",
+    "response_of",
+    "terms",
+]
 
 
-def response_of(flow: Dataflow, output: Node) -> Node:
+def response_of(flow: Dataflow, output: Node) -> tuple[Node, Node | None]:
     """What the next layers see of an output: after the norms and the one activation that follow it alone.
 
     The axes may be moved on the way (for a layer norm over channels), nothing else.
+
+    Returns:
+        That value, and what the activation reads; None where there is no activation.
     """
     response = current = output
     while (follower := _only_consumer(flow, current)) is not None:
         name = ops.operator_name(follower)
         if name in ops.ACTIVATIONS:
-            return follower
+            return follower, current
         if name in ops.NORMS or _is_affine(flow, follower):
             response = current = ops.picked(follower)
         elif name in ops.TRANSPOSITIONS or name in ops.MEMORY:
             current = follower
         else:
             break
-    return _self_gated(flow, current) or response
+    gated = _self_gated(flow, current)
+    return (response, None) if gated is None else (gated, current)
+
+
+def activated(flow: Dataflow, value: Node) -> Node | None:
+    """The activation that follows a value alone."""
+    follower = _only_consumer(flow, value)
+    return follower if follower is not None and ops.operator_name(follower) in ops.ACTIVATIONS else None
+
+
+def reader_of(flow: Dataflow, value: Node) -> Node | None:
+    """The first convolution that reads a value through operators alone that keep its channels apart."""
+    carried, found = {value}, []
+    for node in flow.nodes:
+        if not carried.issuperset(flow.inputs(node)) or node is flow.nodes[0]:
+            continue
+        if ops.operator_name(node) in ops.CONVOLUTIONS:
+            found.append(node)
+        elif _keeps_channels_apart(flow, node):
+            carried.add(node)
+    return found[0] if found else None
+
+
+def _keeps_channels_apart(flow: Dataflow, node: Node) -> bool:
+    name = ops.operator_name(node)
+    pointwise = name in ops.ACTIVATIONS | ops.BATCH_NORMS | ops.MEMORY | {"getitem"}
+    return pointwise or _is_affine(flow, node)
 
 
 def batch_norm_of(flow: Dataflow, output: Node) -> Node | None:

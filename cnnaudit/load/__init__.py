@@ -5,5 +5,6 @@ from cnnaudit.load.data import Images, open_images, source_id
 from cnnaudit.load.masks import as_masks, concepts
 from cnnaudit.load.model import load_model
 from cnnaudit.load.trust import Trust
+from cnnaudit.load.twin import make_twin
 
-__all__ = ["Block", "Images", "Trust", "as_masks", "concepts", "load_model", "open_images", "source_id"]
+__all__ = ["Block", "Images", "Trust", "as_masks", "concepts", "load_model", "make_twin", "open_images", "source_id"]

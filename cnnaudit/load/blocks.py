@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cnnaudit.errors import LoadError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -57,6 +59,7 @@ class Block:
         columns: Codes of the values of each column that rules slice by, int64 of shape (n,).
         masks: Concepts at each position, int16 of shape (n, *size), the class or -1 where nothing is known; or bool of
             shape (n, concepts, *size); None where there are none or no rule needs them.
+        canvas: The larger images that ``images`` are the middle of, shape (n, channels, *size), or None.
     """
 
     number: int
@@ -66,6 +69,22 @@ class Block:
     sources: Tensor
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
+    canvas: Tensor | None = None
+
+    def cropped(self, size: tuple[int, ...]) -> Block:
+        """Return the block with the middle of each image as the image, and the whole of it as its canvas.
+
+        Raises:
+            LoadError: the images are smaller than that.
+        """
+        spatial = tuple(self.images.shape[2:])
+        if len(spatial) != len(size) or any(s > c for s, c in zip(size, spatial, strict=True)):
+            raise LoadError(
+                f"sampling.crop of {' x '.join(map(str, size))} pixels cannot be cut from images of "
+                f"{' x '.join(map(str, spatial))}"
+            )
+        middle = [slice((c - s) // 2, (c - s) // 2 + s) for c, s in zip(spatial, size, strict=True)]
+        return replace(self, images=self.images[:, :, *middle], canvas=self.images)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
         """Return the block on a device, its images as numbers of this type.
@@ -74,7 +93,8 @@ class Block:
         """
         labels, masks = (None if x is None else x.to(device) for x in (self.labels, self.masks))
         images, ids = self.images.to(device, dtype), self.ids.to(device)
-        return replace(self, images=images, labels=labels, ids=ids, masks=masks)
+        canvas = None if self.canvas is None else self.canvas.to(device, dtype)
+        return replace(self, images=images, labels=labels, ids=ids, masks=masks, canvas=canvas)
 
 
 def blocks(batches: Iterable[Batch], ids: Iterable[int], size: int) -> Iterator[Block]:

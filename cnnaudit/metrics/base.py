@@ -18,7 +18,7 @@ from pydantic import ConfigDict, create_model
 
 from cnnaudit.errors import MetricError
 from cnnaudit.intervals import Debiased, Jackknife, Uncertain
-from cnnaudit.site import Op, Site
+from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import Statistic
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Field:
         exact: True where every image's whole map is read, so that a claim about the data set can be made.
         debias: True where the delete-a-group jackknife also takes its estimate of the bias off the value.
         limits: Range that the truth cannot leave; jackknife intervals are cut there.
+        beside: Field that another rule of the same file must bound, because alone this one says too little.
     """
 
     unit: str
@@ -54,6 +55,7 @@ class Field:
     exact: bool = False
     debias: bool = False
     limits: tuple[float, float] = (-math.inf, math.inf)
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,13 @@ class Metric:
             source, or it knows no other error, an Uncertain gets its error in the same way.
         reads: The statistic.
         at: Ops that the metric is for, the most usual first.
-        taps: Taps of the site that are read; ``result`` is what the site hands on. A metric of ``("from", "to")`` is
+        taps: Taps or parameters of the site that are read; ``result`` is what the site hands on, ``logits`` what the
+            network's head does. A metric of ``("from", "to")`` is
             for pairs of sites: it reads their results, and at a single site what goes in and what comes out. A metric
             that reads Parameters names those instead.
+        optional: The last of these, where not every site has them.
+        variants: ``(site, params)`` -> those of the taps that are read in another run of the network, and what is
+            replaced there.
         fields: What is returned, the default first.
         interval: Name of the interval method, for people.
         cost: What measuring adds to a forward pass: one of ``COSTS``, then after a colon the same for people.
@@ -117,6 +123,8 @@ class Metric:
     reads: type[Statistic]
     at: tuple[Op, ...]
     taps: tuple[str, ...]
+    optional: tuple[str, ...]
+    variants: Callable[[Site, Mapping[str, Any]], Mapping[str, Altered]]
     fields: Mapping[str, Field]
     interval: str
     cost: str
@@ -145,6 +153,14 @@ class Metric:
         """Return the id with the parameters that make another quantity of it: ``renyi_entropy/1(width=median)``."""
         told = ", ".join(f"{name}={params[name]}" for name in self.identity)
         return f"{self.id}({told})" if told else self.id
+
+    def taps_at(self, site: Site) -> tuple[str, ...]:
+        """Return what is read at a site, by the site's own names for it.
+
+        Raises:
+            KeyError: the site has not all that must be there; the argument names it.
+        """
+        return tuple(site.tap(tap) for tap in self.taps if tap not in self.optional or site.has(tap))
 
     @property
     def of_pairs(self) -> bool:
@@ -215,6 +231,8 @@ def metric(
     fields: Mapping[str, Field],
     interval: str,
     cost: str,
+    optional: tuple[str, ...] = (),
+    variants: Callable[[Site, Mapping[str, Any]], Mapping[str, Altered]] = lambda site, params: {},  # noqa: ARG005
     version: int = 1,
     labels: bool = False,
     masks: bool = False,
@@ -236,6 +254,8 @@ def metric(
             reads=reads,
             at=at if isinstance(at, tuple) else (at,),
             taps=taps if isinstance(taps, tuple) else (taps,),
+            optional=optional,
+            variants=variants,
             fields=MappingProxyType(dict(fields)),
             interval=interval,
             cost=cost,

@@ -26,7 +26,8 @@ class View:
     """What one block of images shows at the taps of a site.
 
     Attributes:
-        tensors: For each tap ``(images, units, *spatial)``; only valid until the next node of the graph runs.
+        tensors: For each tap ``(images, units, *spatial)``, a parameter as it is; only valid until the next node of the
+            graph runs.
         images: Index of each image in the data, int64 of shape (images,); decides the sampled positions.
         labels: Class of each image, int64 of shape (images,), or None.
         seed: Seed of the sampled positions.
@@ -69,7 +70,7 @@ class Probe:
         site: Where.
         taps: Which tensors of the site, in the order in which the statistic wants them.
         options: The statistic's options as sorted pairs.
-        variant: Empty for the network as it is; else the name of the intervention it is read under.
+        network: Empty for the network that is audited; ``twin`` for its null twin.
         kernels: The kernels that are read where memory does not reach for all; None reads all.
         clustered: True where several images come from one source, so that everything is kept per group.
         by: Data column whose values are told apart; empty for all images together.
@@ -80,7 +81,7 @@ class Probe:
     site: Site
     taps: tuple[str, ...]
     options: tuple[tuple[str, Any], ...] = ()
-    variant: str = ""
+    network: str = ""
     kernels: tuple[int, ...] | None = None
     clustered: bool = False
     by: str = ""
@@ -131,6 +132,11 @@ class Statistic(ABC):
     @abstractmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
         """Return the bytes that the tally will take besides its two counters."""
+
+    @classmethod
+    def kept(cls, tap: str, x: Tensor) -> Tensor:  # noqa: ARG003
+        """Return what is kept of a tap, one row for each image, while others of another run are still to come."""
+        return x
 
     @abstractmethod
     def read(self, view: View) -> Reading:
@@ -257,7 +263,7 @@ class Statistic(ABC):
 
     def _check(self, other: Self) -> None:
         mine, theirs = self.probe, other.probe
-        fields = ("statistic", "taps", "options", "variant", "kernels", "clustered", "by")
+        fields = ("statistic", "taps", "options", "network", "kernels", "clustered", "by")
         for name in fields:
             if getattr(mine, name) != getattr(theirs, name):
                 raise EvidenceError(f"cannot merge at {mine.site.path}: {name} differs")

@@ -10,7 +10,7 @@ from cnnaudit.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["deal", "draw_images", "gather", "sample_kernels", "sample_positions"]
+__all__ = ["deal", "draw_images", "draw_offsets", "gather", "sample_kernels", "sample_positions"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -63,6 +63,24 @@ def draw_images(images: Tensor, seed: int) -> Tensor:
     It is the same at every site, so that sites are compared on the same images.
     """
     return _uniform(images + _salt("images", seed))
+
+
+def draw_offsets(images: Tensor, seed: int, draw: int, margins: tuple[int, ...]) -> Tensor:
+    """Draw how far each image is shifted: by whole pixels, up to a margin either way in each dimension.
+
+    Args:
+        images: Image ids, int64 of shape (n,).
+        seed: Seed of the audit.
+        draw: Number of the draw; another one shifts the same image otherwise.
+        margins: Largest shift in each dimension.
+
+    Returns:
+        int64 of shape (n, dimensions).
+    """
+    axes = torch.arange(len(margins), device=images.device)
+    drawn = _uniform(images[:, None] * 1_000_003 + axes + _salt(f"offsets {draw}", seed))
+    reach = torch.tensor(margins, device=images.device)
+    return (drawn * (2 * reach + 1)).long() - reach
 
 
 def sample_positions(images: Tensor, site: str, seed: int, positions: int, count: int) -> Tensor:

@@ -1,94 +1,183 @@
-"""Runs the captured graph and shows tapped values to their probes while they are alive."""
+"""Runs the captured graph and shows tapped values to their probes while they are alive.
+
+Next to the network as it is there may be other runs of it, in which one value is replaced. Runs on other images keep
+step with it, node by node, so that the same place can be compared in several of them. A run in which a later value is
+replaced forks off where that value is made, and goes through to its end at once. So no more is held than what is
+alive at one node of each run.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import fx
 
-from cnnaudit.statistics import Probe, View
+from cnnaudit.statistics import View, draw_offsets
 from cnnaudit.stream.reuse import overwriting, owns_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
     from cnnaudit.graph import ModelGraph
     from cnnaudit.load import Block
+    from cnnaudit.site import Variant
+    from cnnaudit.statistics import Probe
     from cnnaudit.stream.folding import Folding
 
-__all__ = ["Runner", "Variant"]
+    _Ripe = tuple[dict[str, fx.Node], list[Probe]]
+    _Values = dict[fx.Node, Any]
 
+__all__ = ["PILOT", "Runner"]
 
-@dataclass(frozen=True)
-class Variant:
-    """An intervention on the run: one value is replaced and everything after it computed again.
-
-    Attributes:
-        name: What probes call it.
-        node: The graph's value that is replaced.
-        replace: Gives the replacement, of the same shape, from the value itself.
-    """
-
-    name: str
-    node: str
-    replace: Callable[[Tensor], Tensor]
-
+PILOT = 64  # images that the means of replaced values are taken over
 
 _ATEN = torch.ops.aten
 # A view of a map that was contiguous in the model may need a copy of a channels-last one.
 _RESHAPES: dict[Any, Any] = {_ATEN.view.default: _ATEN.reshape.default}
-_Ripe = tuple[dict[str, fx.Node], list[Probe]]
+
+
+class _Turn(NamedTuple):
+    """What is run at once, and where its readings go."""
+
+    block: Block
+    seed: int
+    fold: Folding
+
+    def view(self, tensors: dict[str, Tensor]) -> View:
+        """What probes see of some values."""
+        return View(tensors, self.block.ids, self.block.labels, self.seed, self.block.masks)
 
 
 class Runner(fx.Interpreter):
     """Interprets the captured graph, hands tapped values to their probes and frees what nobody needs any more."""
 
-    def __init__(self, graph: ModelGraph, probes: Sequence[Probe], variants: Sequence[Variant]) -> None:
+    def __init__(self, graph: ModelGraph, probes: Sequence[Probe]) -> None:
         super().__init__(graph.module)
         self.model_graph = graph
         self.order = {node: i for i, node in enumerate(graph.module.graph.nodes)}
         self.by_name = {node.name: node for node in graph.module.graph.nodes}
+        self.images = next(node for node in self.order if node.op == "placeholder")
         self.constants = {node: self._constant(node) for node in self.order if node.op == "get_attr"}
         self.steps = [node for node in self.order if node not in self.constants]
         self.writes = any(node.target is _ATEN.copy_.default for node in self.steps)
-        self.ripe = {v: self._ripe(probes, v) for v in ("", *(variant.name for variant in variants))}
-        self.variants = [(variant, self._suffix(variant)) for variant in variants]
+        alone, others = _parted(probes)
+        self.ripe = self._ripe(alone)
+        self.wanted = self._wanted(others)
+        self.gathered: dict[Probe, dict[str, Tensor]] = defaultdict(dict)
+        variants = [variant for variant in self.wanted if variant is not None]
+        self.companions = {v: self._needed(v, self.steps) for v in variants if not v.node}
+        self.forks = {v: self._needed(v, self._behind(self.by_name[v.node])) for v in variants if v.node}
+        self.means: dict[fx.Node, Tensor] = {}
         self.dying = self._last_uses()
         self.targets = {node: self._target(node) for node in self.steps if node.op == "call_function"}
+        self.plain = {node: _RESHAPES.get(node.target, node.target) for node in self.steps}
+
+    @property
+    def learns(self) -> bool:
+        """Whether some values are replaced by their means, which must be known first."""
+        return any(variant.by == "mean" for variant in self.forks)
+
+    def learn(self, blocks: Iterable[tuple[Tensor, int]]) -> None:
+        """Take the means of all values that are replaced by theirs.
+
+        Args:
+            blocks: Blocks filled up to the size of every block, each with the number of images that count.
+        """
+        nodes = {self.by_name[variant.node] for variant in self.forks if variant.by == "mean"}
+        total: dict[fx.Node, Tensor] = {}
+        count = 0
+        for images, own in blocks:
+            self._start(images)
+            for node in self.steps[: 1 + max(map(self.steps.index, nodes))]:
+                self.env[node] = value = self.run_node(node)
+                if node in nodes:
+                    total[node] = total.get(node, 0) + value[:own].double().sum(0, keepdim=True)
+                for dead in self.dying.get(node, ()):
+                    del self.env[dead]
+            count += own
+        self.means = {node: x / count for node, x in total.items()}
+        self.env = {}
 
     def run_block(self, images: Tensor, block: Block, seed: int, fold: Folding) -> Any:
-        """Run one block through the network and its variants; return the network's output."""
-        fold.start(block)
-        if images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        self.args_iter = iter([images])
-        self.env = dict(self.constants)
+        """Run one block through the network and all other runs of it; return the network's output.
+
+        Args:
+            images: The block's, filled up to the size of every block.
+            block: The images that count.
+            seed: Seed of the audit.
+            fold: Where readings go.
+        """
+        turn = _Turn(block, seed, fold)
+        self._start(images)
+        runs = {variant: dict(self.constants) for variant in self.companions}
         output = None
         for node in self.steps:
-            self.env[node] = value = self.run_node(node)
+            base = self.env
+            base[node] = value = self.run_node(node)
             if node.op == "output":
                 output = value
-            self._read(self.ripe[""].get(node, ()), block, seed, fold)
+            self._read(self.ripe.get(node, ()), turn)
+            self._gather(None, node, turn)
+            for variant, env in runs.items():
+                if node not in self.companions[variant]:
+                    continue
+                self.env = env
+                if node is self.images:
+                    self.args_iter = iter([_laid_out(self._other_images(variant, block, images, seed))])
+                env[node] = self.run_node(node)
+                self._gather(variant, node, turn)
+                for dead in self.dying.get(node, ()):
+                    env.pop(dead, None)
+            for variant, suffix in self.forks.items():
+                if variant.node == node.name:
+                    self._fork(variant, suffix, {**base, node: self._replaced(variant, value)}, turn)
+            self.env = base
             for dead in self.dying.get(node, ()):
                 del self.env[dead]
-        base = self.env
-        for variant, suffix in self.variants:
-            changed = self.by_name[variant.node]
-            self.env = {**base, changed: variant.replace(base[changed])}
-            ripe = dict(self.ripe[variant.name])
-            self._read(ripe.pop(changed, ()), block, seed, fold)
-            for node in suffix:
-                self.env[node] = self.run_node(node)
-                self._read(ripe.pop(node, ()), block, seed, fold)
-            for views in ripe.values():  # whose last tap the change does not reach
-                self._read(views, block, seed, fold)
         self.env = {}
+        self.gathered.clear()
         return output
+
+    def _start(self, images: Tensor) -> None:
+        self.args_iter = iter([_laid_out(images)])
+        self.env = dict(self.constants)
+
+    def _fork(self, variant: Variant, suffix: dict[fx.Node, None], env: _Values, turn: _Turn) -> None:
+        """Run the rest of the network with one value replaced; nothing that the base run still needs is overwritten."""
+        self.env, targets = env, self.targets
+        self.targets = self.plain
+        self._gather(variant, self.by_name[variant.node], turn)
+        for node in suffix:
+            env[node] = self.run_node(node)
+            self._gather(variant, node, turn)
+            for dead in self.dying.get(node, ()):
+                env.pop(dead, None)
+        self.targets = targets
+
+    def _replaced(self, variant: Variant, value: Tensor) -> Tensor:
+        """What stands in a run in place of a value."""
+        if variant.by == "zero":
+            return torch.zeros_like(value)
+        mean = self.means[self.by_name[variant.node]]
+        return mean.to(value.dtype).expand_as(value).contiguous()
+
+    def _other_images(self, variant: Variant, block: Block, images: Tensor, seed: int) -> Tensor:
+        """The part of each image's canvas that another run sees, filled up to the size of the block."""
+        if block.canvas is None:
+            raise ValueError("other images are cut from a canvas; the plan checks that there is one")
+        size = tuple(images.shape[2:])
+        if variant.by == "shift":
+            moved = torch.tensor(variant.amount).expand(len(block.canvas), -1)
+        else:
+            draw, *margin = variant.amount
+            moved = draw_offsets(block.ids.cpu(), seed, draw, tuple(margin))
+        middle = torch.tensor([(c - s) // 2 for c, s in zip(block.canvas.shape[2:], size, strict=True)])
+        parts = [_cut(canvas, at, size) for canvas, at in zip(block.canvas, (middle + moved).tolist(), strict=True)]
+        return torch.stack(parts + [parts[-1]] * (len(images) - len(parts)))
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; fx's own method also notes for stack traces which one, which takes longer than a small op."""
@@ -101,9 +190,8 @@ class Runner(fx.Interpreter):
 
     def _spare(self, node: fx.Node) -> set[fx.Node]:
         """Inputs that die with this node, own their memory, and are read by nobody else once it runs."""
-        read = {n for taps, _ in self.ripe[""].get(node, ()) for n in taps.values()}
-        for variant, _ in self.variants:
-            read |= {self.by_name[variant.node], *self._tapped(variant.name)}
+        read = {n for taps, _ in self.ripe.get(node, ()) for n in taps.values()}
+        read |= {n for wanted in self.wanted.values() for n in wanted}
         return {n for n in self.dying.get(node, ()) if n not in read and owns_memory(n, node)}
 
     def _constant(self, node: fx.Node) -> Any:
@@ -114,43 +202,61 @@ class Runner(fx.Interpreter):
         return value
 
     def _taps(self, probe: Probe) -> dict[str, fx.Node]:
-        return {tap: self.by_name[probe.site.taps[tap].node] for tap in probe.taps}
+        known = {**probe.site.parameters, **probe.site.taps}
+        return {tap: self.by_name[known[tap].node] for tap in probe.taps}
 
-    def _read(self, ripe: Iterable[_Ripe], block: Block, seed: int, fold: Folding) -> None:
-        n = len(block.images)
+    def _read(self, ripe: Iterable[_Ripe], turn: _Turn) -> None:
         for taps, probes in ripe:
-            tensors = {tap: self.model_graph.channels_first(node.name, self.env[node]) for tap, node in taps.items()}
-            view = View({tap: x[:n] for tap, x in tensors.items()}, block.ids, block.labels, seed, block.masks)
+            view = turn.view({tap: self._shown(node, turn) for tap, node in taps.items()})
             for probe in probes:
-                fold.take(probe, view)
+                turn.fold.take(probe, view)
 
-    def _ripe(self, probes: Sequence[Probe], variant: str) -> dict[fx.Node, list[_Ripe]]:
+    def _gather(self, variant: Variant | None, node: fx.Node, turn: _Turn) -> None:
+        """Show a value to those that compare runs; who has all of its values reads them."""
+        for probe, tap in self.wanted.get(variant, {}).get(node, ()):
+            held = self.gathered[probe]
+            held[tap] = probe.statistic.kept(tap, self._shown(node, turn))
+            if len(held) == len(probe.taps):
+                turn.fold.take(probe, turn.view(self.gathered.pop(probe)))
+
+    def _shown(self, node: fx.Node, turn: _Turn) -> Tensor:
+        """A tapped value of the images that count, channels first; a parameter as it is."""
+        value: Tensor = self.env[node]
+        if node in self.constants:
+            return value
+        return self.model_graph.channels_first(node.name, value)[: len(turn.block.images)]
+
+    def _ripe(self, probes: Sequence[Probe]) -> dict[fx.Node, list[_Ripe]]:
         """Probes by the node after which all that they read is there; those that read the same share a view."""
         sharing = defaultdict(list)
         for probe in probes:
-            if probe.variant == variant:
-                sharing[tuple(self._taps(probe).items())].append(probe)
+            sharing[tuple(self._taps(probe).items())].append(probe)
         ripe = defaultdict(list)
         for taps, readers in sharing.items():
             ripe[max((node for _, node in taps), key=self.order.__getitem__)].append((dict(taps), readers))
         return ripe
 
-    def _suffix(self, variant: Variant) -> list[fx.Node]:
-        """Nodes that a change reaches and that some probe of the variant waits for, in order."""
-        reached = {self.by_name[variant.node]}
-        for node in self.order:
-            if node.op != "output" and any(arg in reached for arg in node.all_input_nodes):
-                reached.add(node)
-        wanted = self._tapped(variant.name)
-        for node in reversed(self.order):
-            if node in wanted:
-                wanted.update(node.all_input_nodes)
-        changed = self.by_name[variant.node]
-        return [node for node in self.order if node in reached and node in wanted and node is not changed]
+    def _wanted(self, probes: Sequence[Probe]) -> dict[Variant | None, dict[fx.Node, list[tuple[Probe, str]]]]:
+        """Who wants which value of which run; of what lies before a replaced value there is only one."""
+        wanted: dict[Variant | None, dict[fx.Node, list[tuple[Probe, str]]]] = defaultdict(lambda: defaultdict(list))
+        for probe in probes:
+            for tap, node in self._taps(probe).items():
+                variant = probe.site.taps[tap].variant if tap in probe.site.taps else None
+                if variant is not None and variant.node and self.order[node] < self.order[self.by_name[variant.node]]:
+                    variant = None
+                wanted[variant][node].append((probe, tap))
+        return {variant: dict(nodes) for variant, nodes in wanted.items()}
 
-    def _tapped(self, variant: str) -> set[fx.Node]:
-        """Values that some probe of a variant reads."""
-        return {node for views in self.ripe[variant].values() for taps, _ in views for node in taps.values()}
+    def _behind(self, node: fx.Node) -> list[fx.Node]:
+        return self.steps[self.steps.index(node) + 1 :]
+
+    def _needed(self, variant: Variant, steps: list[fx.Node]) -> dict[fx.Node, None]:
+        """Those of some steps, in their order, that the values which a run is read at are computed from."""
+        needed = set(self.wanted[variant])
+        for node in reversed(steps):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        return {node: None for node in steps if node in needed}
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """For each node of the base run, the values that may be freed after it."""
@@ -158,14 +264,26 @@ class Runner(fx.Interpreter):
         for node in self.order:
             for arg in node.all_input_nodes:
                 last[arg] = node
-        for ripe, views in self.ripe[""].items():
+        for ripe, views in self.ripe.items():
             for node in (node for taps, _ in views for node in taps.values()):
                 last[node] = max(last[node], ripe, key=self.order.__getitem__)
-        for variant, suffix in self.variants:
-            read = {arg for node in suffix for arg in node.all_input_nodes}
-            for node in (read | self._tapped(variant.name) | {self.by_name[variant.node]}) - set(suffix):
-                last.pop(node, None)
         dying = defaultdict(list)
         for node, user in last.items():
-            dying[user].append(node)
+            if node not in self.constants:
+                dying[user].append(node)
         return dying
+
+
+def _parted(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
+    """Probes that read the network as it is, and those that compare it with another run."""
+    others = [p for p in probes if any(p.site.taps[tap].variant for tap in p.taps if tap in p.site.taps)]
+    return [p for p in probes if p not in others], others
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+
+def _cut(canvas: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The part of one image that begins at a pixel; shape (channels, *size)."""
+    return canvas[(slice(None), *(slice(a, a + s) for a, s in zip(start, size, strict=True)))]

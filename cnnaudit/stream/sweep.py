@@ -3,11 +3,15 @@
 The unit of the forward pass is a block of a fixed number of images, whatever the loader's batch size; a last,
 shorter block is filled up and the filling never folded. An image belongs to the group that its source was dealt
 to. The readings of the first images are kept until the grids are fixed, then folded in order, so
-calibration costs no second pass. Variants of the run are computed from the cached values of the base run.
+calibration costs no second pass. Only means that stand in for values in other runs are taken over the first images
+before.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,16 +20,15 @@ from cnnaudit.errors import GraphError
 from cnnaudit.graph import ModelGraph, evaluating
 from cnnaudit.statistics import Parameters
 from cnnaudit.stream.folding import Folding
-from cnnaudit.stream.runner import Runner
+from cnnaudit.stream.runner import PILOT, Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from cnnaudit.load import Block
     from cnnaudit.statistics import Probe, Statistic
-    from cnnaudit.stream.runner import Variant
 
 __all__ = ["filled", "sweep"]
 
@@ -38,7 +41,7 @@ def sweep(
     groups: int,
     size: int,
     seed: int,
-    variants: Sequence[Variant] = (),
+    twins: Mapping[str, ModelGraph] = MappingProxyType({}),
     reference: nn.Module | None = None,
     looks: Collection[int] = (),
 ) -> Iterator[dict[Probe, Statistic]]:
@@ -51,7 +54,7 @@ def sweep(
         groups: Number of groups that sources are dealt to.
         size: Images in a block.
         seed: Seed of the sampled positions.
-        variants: Interventions that probes refer to by name.
+        twins: Other networks of the same sites; a probe says which one it reads.
         reference: The eager model; its output on the first block must equal the graph's.
         looks: Numbers of images after which the statistics are shown; whole blocks.
 
@@ -64,25 +67,40 @@ def sweep(
     """
     streamed = [probe for probe in probes if probe.statistic is not Parameters]
     fold = Folding(streamed, groups, seed)
-    runner = Runner(graph, streamed, variants)
+    networks = {"": graph, **twins}
+    runners = [Runner(of, [p for p in streamed if p.network == name]) for name, of in networks.items()]
     for probe in probes:
         if probe.statistic is Parameters:
-            fold.statistics[probe] = Parameters.of(probe, graph.parameters(probe.site))
+            fold.statistics[probe] = Parameters.of(probe, networks[probe.network].parameters(probe.site))
+    blocks = _learned(runners, iter(blocks), size)
     read = 0
     for block in blocks:
         if read in looks:
             fold.settle()
             yield fold.statistics
         images = filled(block.images, size)
+        fold.start(block)
         with torch.no_grad():
             # A network may write into its input, which is the caller's.
-            output = runner.run_block(images.clone() if runner.writes else images, block, seed, fold)
+            output, *_ = [
+                runner.run_block(images.clone() if runner.writes else images, block, seed, fold) for runner in runners
+            ]
             if block.number == 0 and reference is not None:
                 with evaluating(reference):
                     _same(output, reference(images.clone()))
         read += len(block.images)
     fold.settle()
     yield fold.statistics
+
+
+def _learned(runners: Sequence[Runner], blocks: Iterator[Block], size: int) -> Iterator[Block]:
+    """The blocks, after the runs that replace values by their means have taken these from the first of them."""
+    learners = [runner for runner in runners if runner.learns]
+    first = list(itertools.islice(blocks, math.ceil(PILOT / size))) if learners else []
+    with torch.no_grad():
+        for runner in learners:
+            runner.learn((filled(block.images, size).clone(), len(block.images)) for block in first)
+    return itertools.chain(first, blocks)
 
 
 def filled(images: Tensor, size: int) -> Tensor:

@@ -1,0 +1,83 @@
+"""Null twins: a trained network without what it has learned, to see what its measures are without that."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cnnaudit.errors import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
+
+__all__ = ["KINDS", "make_twin"]
+
+KINDS = ("twin", "permuted")
+
+
+def make_twin(model: nn.Module, kind: str, images: Iterable[Tensor], seed: int) -> nn.Module:
+    """Return a copy of a model with weights that know nothing of any data.
+
+    Batch norms get the statistics of the images under the new weights, because with those of the old ones maps may be
+    dead or saturated for no reason but that (cumulative averages over blocks, everything else in evaluation mode).
+
+    Args:
+        model: The trained model, which is left as it is.
+        kind: ``twin`` for freshly initialised weights, by each layer's own ``reset_parameters``, or ``permuted`` for
+            the trained weights, permuted within each tensor. What ``reset_parameters`` does not change is permuted too.
+        images: Blocks of images for the batch norms.
+        seed: Of the weights.
+
+    Raises:
+        LoadError: the model cannot be copied.
+    """
+    try:
+        twin = copy.deepcopy(model)
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        raise LoadError(f"a {type(model).__name__} cannot be copied for its null twin: {error}") from error
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in twin.modules():
+            _forget(module, fresh=kind == "twin")
+        with _recalibrating(twin):
+            for block in images:
+                twin(block.clone())
+    return twin
+
+
+def _forget(module: nn.Module, *, fresh: bool) -> None:
+    """Give a module's own parameters other values."""
+    own = list(module.parameters(recurse=False))
+    before = [parameter.clone() for parameter in own]
+    reset = getattr(module, "reset_parameters", None)
+    if fresh and own and callable(reset):
+        reset()
+    for parameter, old in zip(own, before, strict=True):
+        if torch.equal(parameter, old):
+            order = torch.randperm(parameter.numel())
+            parameter.copy_(old.flatten()[order.to(old.device)].reshape(old.shape))
+
+
+@contextmanager
+def _recalibrating(model: nn.Module) -> Iterator[None]:
+    """Everything in evaluation mode but batch norms that keep statistics, which start anew and average all blocks."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield
+    finally:
+        model.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
