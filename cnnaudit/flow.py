@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Flow", "Selection", "profile"]
 
 _SHOWN = 6
+_SIDES = {"min", "max", "min_excess"}
 _WORDS = {
     Outcome.ERROR: "cannot be judged",
     Outcome.FAIL: "fails",
@@ -66,6 +67,7 @@ def profile(
     max_images: int | None = None,
     seed: int | None = None,
     confidence: float | None = None,
+    crop: int | Sequence[int] | None = None,
     allow_imports: Iterable[str] = (),
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -85,15 +87,18 @@ def profile(
         max_images: Read at most so many images; the rule file's own limit by default, else all.
         seed: Seed of the order of images and of sampled positions; the rule file's by default, else 0.
         confidence: Confidence of the decisions; the rule file's by default, else 0.95.
+        crop: Size of what the network sees of larger images, their middle, so that metrics can shift them; the rule
+            file's by default, else all.
         allow_imports: Globs of modules or files that a rule file may import.
         device: Where to run a model that is given as text; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Raises:
-        SpecError: ``rules``, ``max_images``, ``seed`` or ``confidence`` have mistakes; all of them are named.
+        SpecError: ``rules``, ``max_images``, ``seed``, ``confidence`` or ``crop`` have mistakes; all of them are named.
         CnnAuditError: the network could not be measured; see :mod:`cnnaudit.errors`.
     """
-    sampling = {"max_images": max_images, "seed": seed, "confidence": confidence}
+    crop = crop if crop is None or isinstance(crop, int) else list(crop)
+    sampling = {"max_images": max_images, "seed": seed, "confidence": confidence, "crop": crop}
     spec = _spec(rules, {name: value for name, value in sampling.items() if value is not None})
     measured = measure_all(
         _every_field(spec), model=model, data=data, allow_imports=allow_imports, device=device, progress=progress
@@ -238,7 +243,7 @@ class Flow:
             named = ", ".join(rule.id for rule in mine)
             raise MetricError(f"{metric} was measured with different params: say which by the rules' ids, {named}")
         (rule,) = _read([{"id": key, "metric": key, "params": dict(mine[0].params)}]).rules
-        return replace(rule, min=None, max=None), {rule.id for rule in mine}
+        return _unbounded(rule), {rule.id for rule in mine}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -517,7 +522,7 @@ def rule_file(rules: Any) -> Spec | None:
     return read_spec(rules) if whole else None
 
 
-def _spec(rules: Any, sampling: dict[str, Any]) -> Spec:
+def _spec(rules: Any, sampling: Mapping[str, Any]) -> Spec:
     """The rules that say what is measured, with the sampling that was given."""
     spec = rule_file(rules)
     if spec is not None:
@@ -532,9 +537,22 @@ def _spec(rules: Any, sampling: dict[str, Any]) -> Spec:
 
 def _read(entries: Sequence[Any], sampling: Mapping[str, Any] = MappingProxyType({})) -> Spec:
     """Rules whose bounds may be left out, with all the messages of a rule file."""
-    # A file's rule needs a bound. Here it comes with the comparison: this one is never judged by.
-    bounded = [{"max": 0, **e} if isinstance(e, Mapping) and not {"min", "max"} & e.keys() else e for e in entries]
-    return from_mapping({"cnnaudit": 1, "sampling": dict(sampling), "rules": bounded}, vocabulary())
+    # Of a file's rules only a note needs no bound. Here it comes with the comparison.
+    open_ = {i for i, e in enumerate(entries) if isinstance(e, Mapping) and not {*_SIDES, "severity"} & e.keys()}
+    written = [{**e, "severity": "note"} if i in open_ else _bounded(e) for i, e in enumerate(entries)]
+    spec = from_mapping({"cnnaudit": 1, "sampling": dict(sampling), "rules": written}, vocabulary())
+    return replace(
+        spec, rules=tuple(replace(r, severity="error") if i in open_ else r for i, r in enumerate(spec.rules))
+    )
+
+
+def _bounded(entry: Any) -> Any:
+    """A rule with a bound that it is never judged by, where it has none of its own."""
+    return {"max": 0, **entry} if isinstance(entry, Mapping) and not _SIDES & entry.keys() else entry
+
+
+def _unbounded(rule: Rule) -> Rule:
+    return replace(rule, min=None, max=None, null="", min_excess=None)
 
 
 def _every_field(spec: Spec) -> Spec:
@@ -542,7 +560,7 @@ def _every_field(spec: Spec) -> Spec:
     return replace(
         spec,
         rules=tuple(
-            replace(rule, field=field, min=None, max=None)
+            replace(_unbounded(rule), field=field)
             for rule in spec.rules
             for field in dict.fromkeys((rule.field, *registry()[rule.metric].fields))
         ),

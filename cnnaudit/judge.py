@@ -7,6 +7,8 @@ the first times (m - u + 1) is at most alpha, FAIL where the (m - u + 1)-th smal
 the number of sites and slices that the rule is judged at, is at most alpha. So neither a false PASS nor a false FAIL
 of a rule is likelier than alpha, whatever the dependence between units. Each of several looks spends its part of
 alpha, and a verdict stands from the first look that decides it.
+
+A rule without a bound decides nothing: its verdicts show what was measured.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnaudit.errors import CnnAuditError
-from cnnaudit.intervals import Normal
+from cnnaudit.intervals import Normal, difference
 from cnnaudit.looks import LAST, Look
 from cnnaudit.metrics import Gate
 from cnnaudit.result import Estimate, Outcome, UnitCounts, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from cnnaudit.intervals import Array, Uncertain
     from cnnaudit.plan import Check, Plan
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Evaluations", "decide", "estimate", "family_wise_error"]
 
 _SHOWN = 5
+_NO_EXCESS = (
+    "The value is too near to that of the null twin: a network of this shape has it without having learned.",
+    "Compare the layer with its null twin at other bounds and seeds, and look whether it was trained at all.",
+)
 _ELSEWHERE = "Correct `at:` or the metric; add `if_absent: skip` where the rule is meant for other networks too."
 
 
@@ -82,6 +90,7 @@ class _Evidence:
         partial: Whether the value is about all kernels at once, so that without those nothing can be judged.
         gate: Which measured units may not be judged yet.
         fields: Values of all of the metric's fields for the same units.
+        null: What the null twin has for the same units, where it was measured.
     """
 
     estimate: Uncertain
@@ -90,6 +99,40 @@ class _Evidence:
     partial: bool
     gate: Gate
     fields: Mapping[str, Array]
+    null: Uncertain | None = None
+
+    def judged(self, rule: Rule, levels: tuple[float, ...] = ()) -> list[_Claim]:
+        """What is judged, by each of a rule's bounds; ``levels`` are those that p-values will be compared with."""
+        twin = self.null if self.null is not None else self.estimate
+        return [
+            _Claim(difference(self.estimate, twin, levels) if side == "min_excess" else self.estimate, side, bound)
+            for side, bound in rule.bounds.items()
+        ]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """That the units of a quantity keep one bound."""
+
+    quantity: Uncertain
+    side: str
+    bound: float
+
+    @property
+    def margins(self) -> Array:
+        """Distances to the bound, negative where it is violated."""
+        above = self.quantity.value - self.bound
+        return -above if self.side == "max" else above
+
+    @property
+    def p_violated(self) -> Array:
+        """p-values of "the unit violates it"."""
+        return (self.quantity.p_above if self.side == "max" else self.quantity.p_below)(self.bound)
+
+    @property
+    def p_kept(self) -> Array:
+        """p-values of "the unit keeps it"."""
+        return (self.quantity.p_at_most if self.side == "max" else self.quantity.p_at_least)(self.bound)
 
 
 def decide(
@@ -148,7 +191,8 @@ def family_wise_error(plan: Plan, spec: Spec) -> dict[str, float]:
         ``false_pass``: that all rules pass although one does not hold: for that one rule must err. It is alpha
         however many rules there are; 0 where no rule is judged on the population.
     """
-    sampled = {check.rule.id for check in plan.checks if check.probe is not None and not check.on_dataset}
+    judged = (check for check in plan.checks if check.rule.bounds and check.probe is not None)
+    sampled = {check.rule.id for check in judged if not check.on_dataset}
     alpha = 1 - spec.sampling.confidence
     return {"false_fail": min(1.0, alpha * len(sampled)), "false_pass": alpha if sampled else 0.0}
 
@@ -159,12 +203,13 @@ class _View:
 
     check: Check
     statistic: Statistic | None
+    twin: Statistic | None = None
     slice: str = ""
 
     @property
     def broken(self) -> bool:
         """Whether images gave NaN or Inf."""
-        return self.statistic is not None and self.statistic.nonfinite > 0
+        return any(statistic is not None and statistic.nonfinite > 0 for statistic in (self.statistic, self.twin))
 
 
 @dataclass(frozen=True)
@@ -190,12 +235,17 @@ def _key(verdict: Verdict) -> tuple[str, str, str, str]:
 
 def _views(check: Check, statistics: Mapping[Probe, Statistic], values: Mapping[str, Sequence[str]]) -> Iterator[_View]:
     probe = check.probe
-    if probe is None or not probe.by:
-        yield _View(check, None if probe is None else statistics[probe])
+    if probe is None:
+        yield _View(check, None)
+        return
+    twin = replace(probe, network=check.rule.null)
+    if not probe.by:
+        yield _View(check, statistics[probe], statistics[twin] if check.rule.null else None)
         return
     for value, code in sorted((value, code) for code, value in enumerate(values[probe.by])):
         shown = value if value.isprintable() and value.strip() else repr(value)
-        yield _View(check, statistics.get(replace(probe, slice=code)), f"{probe.by}={shown}")
+        null = statistics.get(replace(twin, slice=code)) if check.rule.null else None
+        yield _View(check, statistics.get(replace(probe, slice=code)), null, f"{probe.by}={shown}")
 
 
 def _facts(rule: Rule) -> dict[str, Any]:
@@ -209,6 +259,8 @@ def _facts(rule: Rule) -> dict[str, Any]:
         "share": rule.share,
         "why": rule.why or "",
         "refs": tuple(rule.refs),
+        "file": rule.file,
+        "pack": rule.pack,
     }
 
 
@@ -256,7 +308,7 @@ def _check(view: _View, classes: int, level: _Level, evaluations: Evaluations) -
     if statistic is None or unjudged:
         return Verdict(**facts, **unjudged)
     try:
-        evidence = _evidence(check, statistic, fewest, evaluations)
+        evidence = _evidence(view, statistic, fewest, evaluations)
     except CnnAuditError:
         raise
     except Exception as error:  # noqa: BLE001 - a metric may be third-party code; its crash is a verdict of its own
@@ -266,7 +318,7 @@ def _check(view: _View, classes: int, level: _Level, evaluations: Evaluations) -
             detail=f"The metric crashed: {type(error).__name__}: {error}",
             advice="Report it together with the site's line of `cnnaudit check --dry-run`.",
         )
-    return _verdict(check, evidence, facts, level)
+    return (_verdict if check.rule.bounds else _measured)(check, evidence, facts, level)
 
 
 def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
@@ -274,19 +326,10 @@ def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
     check, statistic = view.check, view.statistic
     if check.probe is None:
         return {"outcome": Outcome.NOT_APPLICABLE, "detail": f"Not measured: {check.reason}."}
-    if statistic is not None and view.broken and not statistic.n_images:
-        return {
-            "outcome": Outcome.ERROR,
-            "detail": "The layer's parameters hold NaN or Inf.",
-            "advice": "Check that the checkpoint is whole and is the model's own; look for overflow in training.",
-        }
     if statistic is not None and view.broken:
-        return {
-            "outcome": Outcome.ERROR,
-            "detail": f"{statistic.nonfinite} of {statistic.n_images} images give NaN or Inf here.",
-            "advice": "Find the first site that does: look for overflow, division by zero, or broken weights and "
-            "images.",
-        }
+        return _broken(statistic)
+    if not check.rule.bounds:
+        return _unmeasured(statistic, look)
     wanted = check.rule.by.min_images if check.rule.by and check.probe.by else 0
     if statistic is None or statistic.n_images < wanted:
         return {
@@ -300,7 +343,49 @@ def _unjudged(view: _View, fewest: int, look: Look) -> dict[str, Any]:
     return {}
 
 
-def _evidence(check: Check, statistic: Statistic, fewest: int, evaluations: Evaluations) -> _Evidence:
+def _broken(statistic: Statistic) -> dict[str, Any]:
+    """What NaN and Inf come to, in the network or, where that has none, in its null twin."""
+    if not statistic.nonfinite:
+        return {
+            "outcome": Outcome.ERROR,
+            "detail": "The null twin gives NaN or Inf here.",
+            "advice": "Take the other twin (`null: {twin: permuted}` or `null: twin`), or leave `null:` out.",
+        }
+    if not statistic.n_images:
+        return {
+            "outcome": Outcome.ERROR,
+            "detail": "The layer's parameters hold NaN or Inf.",
+            "advice": "Check that the checkpoint is whole and is the model's own; look for overflow in training.",
+        }
+    return {
+        "outcome": Outcome.ERROR,
+        "detail": f"{statistic.nonfinite} of {statistic.n_images} images give NaN or Inf here.",
+        "advice": "Find the first site that does: look for overflow, division by zero, or broken weights and images.",
+    }
+
+
+def _unmeasured(statistic: Statistic | None, look: Look) -> dict[str, Any]:
+    """Why a rule without a bound has nothing to show, or not at this look."""
+    if statistic is None:
+        return {"outcome": Outcome.NOT_APPLICABLE, "detail": "Not measured: no image of this slice was read."}
+    return {} if look.last else {"outcome": Outcome.MEASURED, "detail": "More images are to come."}
+
+
+def _evidence(view: _View, statistic: Statistic, fewest: int, evaluations: Evaluations) -> _Evidence:
+    found = _units(view.check, statistic, fewest, evaluations)
+    if view.twin is None:
+        return found
+    twin = _units(view.check, view.twin, fewest, evaluations)
+    graver = max(found.gate, twin.gate, key=lambda gate: int(gate.images.max(initial=0)))
+    return replace(
+        found,
+        gate=replace(graver, images=np.maximum(found.gate.images, twin.gate.images)),
+        null=twin.estimate,
+    )
+
+
+def _units(check: Check, statistic: Statistic, fewest: int, evaluations: Evaluations) -> _Evidence:
+    """What is known of the units of one network."""
     rule, site = check.rule, check.site
     told = check.metric.fields
     measured = {
@@ -364,86 +449,116 @@ class _Decision:
 
 
 def _decided(rule: Rule, evidence: _Evidence, level: _Level) -> _Decision:
-    value = evidence.estimate.value
-    violates, keeps = _p_values(rule, evidence.estimate)
-    closed = (evidence.gate.images > 0) | np.isnan(value) | evidence.partial
-    violates, keeps = np.where(closed, 1.0, violates), np.where(closed, 1.0, keeps)
-    total = len(value) + (0 if evidence.partial else evidence.missing)
+    total = _total(evidence)
     must = max(1, math.ceil(rule.share * total - 1e-9))
     alphas = level.alpha / (total - must + 1), level.failing / must
+    # A little less than the share, so that their sum does not exceed the level by rounding.
+    claims = evidence.judged(rule, (alphas[0], (1 - 1e-9) * alphas[1] / len(rule.bounds)))
+    margin = np.min([claim.margins for claim in claims], axis=0)
+    violates = np.max([claim.p_violated for claim in claims], axis=0)
+    # Of several bounds any may be the violated one, so the smallest p-value counts for each.
+    keeps = np.minimum(1, len(claims) * np.min([claim.p_kept for claim in claims], axis=0))
+    closed = (evidence.gate.images > 0) | np.isnan(margin) | evidence.partial
+    violates, keeps = np.where(closed, 1.0, violates), np.where(closed, 1.0, keeps)
     passing, failing = violates <= alphas[0], keeps <= alphas[1]
-    order = np.lexsort((_margin(rule, value), -violates, keeps))
+    order = np.lexsort((margin, -violates, keeps))
     if failing.sum() > total - must:
         return _Decision(Outcome.FAIL, int(order[0]), order, passing, failing, alphas)
-    hangs_on = int(np.lexsort((-_margin(rule, value), violates))[min(must, len(value)) - 1])
+    hangs_on = int(np.lexsort((-margin, violates))[min(must, len(margin)) - 1])
     outcome = Outcome.PASS if passing.sum() >= must else Outcome.UNDECIDED
     return _Decision(outcome, hangs_on, order, passing, failing, alphas)
 
 
+def _total(evidence: _Evidence) -> int:
+    """Units that a verdict speaks of."""
+    return len(evidence.estimate.value) + (0 if evidence.partial else evidence.missing)
+
+
 def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _Level) -> Verdict:
-    value = evidence.estimate.value
-    low, high = evidence.estimate.interval(level.confidence)
     decision = _decided(check.rule, evidence, level)
     shown = decision.shown
-    bound, side = _deciding_bound(check.rule, value[shown])
+    # The bound that the unit violates, or else comes nearest to.
+    claim = min(evidence.judged(check.rule), key=lambda claim: float(claim.margins[shown]))
     failing = int(decision.failing.sum())
-    total = len(value) + (0 if evidence.partial else evidence.missing)
+    total = _total(evidence)
     open_units = total - int((decision.passing | decision.failing).sum())
     listed = decision.order[: min(_SHOWN, max(1, failing + open_units))]
     needed = 0
     if decision.outcome is Outcome.UNDECIDED:
-        needed = _samples_needed(check.rule, evidence, decision, bound, facts["n_sources"] or facts["n_images"])
-    ends = float(low[shown]), float(high[shown])
+        needed = _samples_needed(claim, evidence, decision, facts["n_sources"] or facts["n_images"])
+    numbers = _numbers(evidence, claim.quantity, shown, listed, level.confidence)
     samples = "sources" if facts["n_sources"] else "images"
     told = f"{needed:,} {samples}" + (f" with {facts['slice']}" if facts["slice"] else "")
+    ends = numbers["low"], numbers["high"]
     detail, advice = _words(
-        check, evidence, decision, interval=ends, bound=(side, bound), samples=samples, needed=told if needed else ""
+        check, evidence, decision, claim, interval=ends, samples=samples, needed=told if needed else ""
     )
     return Verdict(
         **facts,
+        **numbers,
         outcome=decision.outcome,
-        value=float(value[shown]),
-        low=float(low[shown]),
-        high=float(high[shown]),
-        bound=bound,
-        side=side,
+        bound=claim.bound,
+        side=claim.side,
         n_needed=needed,
-        fields={name: float(values[shown]) for name, values in evidence.fields.items()},
         units=UnitCounts(total, failing, open_units),
-        worst=tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in listed),
         detail=detail,
         advice=advice,
     )
 
 
-def _p_values(rule: Rule, estimate: Uncertain) -> tuple[Array, Array]:
-    """p-values of "the unit violates" and of "the unit keeps" the rule's bounds."""
-    tests = {"min": (estimate.p_below, estimate.p_at_least), "max": (estimate.p_above, estimate.p_at_most)}
-    violates, keeps = zip(
-        *([test(bound) for test in tests[side]] for side, bound in _bounds(rule).items()), strict=True
+def _measured(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _Level) -> Verdict:
+    """What a rule without a bound shows: of several units the one in the middle, the lowest and the highest."""
+    order, middle = _ordered(evidence.estimate.value)
+    ends = order if len(order) < 2 else order[[0, -1]]
+    numbers = _numbers(evidence, evidence.estimate, middle, ends, level.confidence)
+    if evidence.null is not None:
+        # No kernel of the twin is the counterpart of one of the network.
+        numbers["null"] = float(evidence.null.value[_ordered(evidence.null.value)[1]])
+    few = evidence.gate.images[middle] > 0
+    samples = "sources" if facts["n_sources"] else "images"
+    total = _total(evidence)
+    undefined = total - evidence.missing - len(order)
+    detail = [
+        f"Too few {samples} to rely on it: {evidence.gate.reason}." if few else "",
+        f"Memory reached for {check.site.units - evidence.missing} of {check.site.units} kernels."
+        if evidence.missing
+        else "",
+        f"The value is 0 / 0 for {undefined} of {total} units." if undefined and total > 1 else "",
+    ]
+    return Verdict(
+        **facts,
+        **numbers,
+        outcome=Outcome.MEASURED,
+        n_needed=int(evidence.gate.images.max()) if few else 0,
+        units=UnitCounts(total),
+        detail=" ".join(sentence for sentence in detail if sentence),
     )
-    # Of two bounds either may be the violated one, so the smaller p-value counts twice.
-    return np.max(violates, axis=0), np.minimum(1, len(keeps) * np.min(keeps, axis=0))
 
 
-def _bounds(rule: Rule) -> dict[str, float]:
-    return {side: bound for side, bound in (("min", rule.min), ("max", rule.max)) if bound is not None}
+def _ordered(values: Array) -> tuple[NDArray[np.int64], int]:
+    """Units that have a value, the lowest first, and the one in the middle of them; the first where none has."""
+    order = np.argsort(values, kind="stable")
+    order = order[~np.isnan(values[order])]
+    return order, int(order[(len(order) - 1) // 2]) if len(order) else 0
 
 
-def _margin(rule: Rule, value: Array) -> Array:
-    """Distance to the nearest bound, negative where it is violated."""
-    distances = [value - bound if side == "min" else bound - value for side, bound in _bounds(rule).items()]
-    return np.minimum(distances[0], distances[-1])
+def _numbers(
+    evidence: _Evidence, quantity: Uncertain, shown: int, listed: NDArray[np.int64], confidence: float
+) -> dict[str, Any]:
+    """The numbers of a verdict: of the unit that stands for all, and of those that are listed."""
+    value = quantity.value
+    low, high = quantity.interval(confidence)
+    return {
+        "value": float(value[shown]),
+        "low": float(low[shown]),
+        "high": float(high[shown]),
+        "null": None if evidence.null is None else float(evidence.null.value[shown]),
+        "fields": {name: float(values[shown]) for name, values in evidence.fields.items()},
+        "worst": tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in listed),
+    }
 
 
-def _deciding_bound(rule: Rule, value: float) -> tuple[float, str]:
-    """The bound that the value violates, or else comes nearest to."""
-    sides = _bounds(rule)
-    side = min(sides, key=lambda side: (value - sides[side]) * (1 if side == "min" else -1))
-    return sides[side], side
-
-
-def _samples_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound: float, n: int) -> int:
+def _samples_needed(claim: _Claim, evidence: _Evidence, decision: _Decision, n: int) -> int:
     """Images, or sources, that would probably decide the shown unit; 0 where no number would.
 
     The deciding interval is the one-sided one at the level that multiplicity leaves. It shrinks with the square
@@ -452,8 +567,8 @@ def _samples_needed(rule: Rule, evidence: _Evidence, decision: _Decision, bound:
     shown = decision.shown
     if evidence.gate.images[shown] > 0:
         return int(evidence.gate.images.max())
-    keeps = _margin(rule, evidence.estimate.value)[shown] >= 0
-    quantity, clear = evidence.estimate.deciding(bound)
+    keeps = claim.margins[shown] >= 0
+    quantity, clear = claim.quantity.deciding(claim.bound)
     value = quantity.value[shown]
     low, high = quantity.interval(1 - 2 * decision.alphas[0 if keeps else 1])
     reach = value - low[shown] if value > clear else high[shown] - value
@@ -468,9 +583,9 @@ def _words(
     check: Check,
     evidence: _Evidence,
     decision: _Decision,
+    claim: _Claim,
     *,
     interval: tuple[float, float],
-    bound: tuple[str, float],
     samples: str,
     needed: str,
 ) -> tuple[str, str]:
@@ -478,12 +593,12 @@ def _words(
     low, high = interval
     field = check.metric.fields[check.rule.field]
     if decision.outcome is not Outcome.UNDECIDED:
-        said = field.low if bound[0] == "min" else field.high
+        said = {"min": field.low, "max": field.high, "min_excess": _NO_EXCESS}[claim.side]
         return said if decision.outcome is Outcome.FAIL else ("", "")
     if evidence.gate.images[decision.shown] > 0:
         instead = f", or {evidence.gate.instead}" if evidence.gate.instead else ""
         return f"Too few {samples} to judge: {evidence.gate.reason}.", f"Audit at least {needed}{instead}."
-    if math.isnan(evidence.estimate.value[decision.shown]):
+    if math.isnan(claim.quantity.value[decision.shown]):
         few = " or fewer than two classes have enough images" if check.metric.labels else ""
         few = " or no concept is seen in enough images" if check.metric.masks else few
         return (
@@ -503,10 +618,10 @@ def _words(
             f"Raise sampling.max_memory or narrow `at:`{instead}.",
         )
     means = "The interval contains the bound: these images do not tell on which side of it the truth lies."
-    if not low <= bound[1] <= high:
+    if not low <= claim.bound <= high:
         units = len(evidence.estimate.value)
         means = f"Alone this interval would clear the bound; the worst of {units} units could do so by chance."
     onwards = "No number of images can be told that would decide: audit more, or move the bound."
-    if evidence.estimate.value[decision.shown] == bound[1] != 0:
+    if claim.quantity.value[decision.shown] == claim.bound != 0:
         onwards = "The value lies on the bound, where no number of images decides: move the bound."
     return means, f"Audit about {needed}, or move the bound away from the value." if needed else onwards

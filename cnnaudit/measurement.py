@@ -175,8 +175,11 @@ def _check_shapes(metric: Metric, data: list[Tensor]) -> None:
                 f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
             )
     shown = [x for tap, x in zip(metric.taps, data, strict=False) if tap not in PARAMETERS]
-    loose = metric.of_pairs or metric.reads is Parameters or "logits" in metric.taps or "gate" in metric.taps
-    if len({len(x) if loose else x.shape for x in shown}) > 1:
+    of_one_size = not ({"from", "logits", "gate"} & {*metric.taps} or metric.taps == ("input", "result"))
+    sizes = (
+        {len(x) for x in data} if metric.reads is Parameters else {x.shape if of_one_size else len(x) for x in shown}
+    )
+    if len(sizes) > 1:
         raise MetricError(f"the tensors differ in shape: {', '.join(str(tuple(x.shape)) for x in data)}")
 
 
@@ -189,7 +192,7 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
     if op == "conv" and Op.CONV not in metric.at:
         raise MetricError(f"{metric.name} is not for convolutions: op is one of {', '.join(OPERATORS)}")
     last = [x for tap, x in zip(metric.taps, data, strict=False) if tap not in (*PARAMETERS, *metric.optional)] or data
-    spatial = tuple(last[-1].shape[2:])
+    spatial = tuple(data[0].shape[2:] if metric.taps[0] == "input" else last[-1].shape[2:])
     channels = len(data[-1]) if metric.taps[len(data) - 1] in PARAMETERS else last[-1].shape[1]
 
     def each(fact: str, default: Any) -> tuple[int, ...]:
@@ -203,7 +206,7 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
         return numbers
 
     taps = {tap: _tap(x) for tap, x in zip(metric.taps, data, strict=False)}
-    parameters = {tap: taps[tap] for tap in PARAMETERS if tap in taps}
+    parameters = {tap: Tap("", tuple(x.shape)) for tap, x in zip(metric.taps, data, strict=False) if tap in PARAMETERS}
     taps = taps if metric.reads is Parameters else {tap: found for tap, found in taps.items() if tap not in parameters}
     if metric.reads is Parameters or "preactivation" in taps:
         # What the layer would hand on to a ReLU.
@@ -237,6 +240,7 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
         jump=each("jump", 1),
         interior=tuple(facts.get("interior", ((0, size) for size in spatial))),
         macs_after=int(facts.get("macs_after", 0)),
+        ceil_mode="output" in facts,
         operator=str(op) if is_pool else "",
         groups=groups,
         rank=int(facts.get("rank", 0)),
@@ -259,9 +263,12 @@ def _pooled(
 
 def _altered(metric: Metric, site: Site, params: Mapping[str, Any], facts: Mapping[str, Any]) -> Site:
     """The site with what was done to get those of its tensors that come from another run."""
-    margin = tuple(facts.get("margin", ()))
+    margin = facts.get("margin", ())
+    margin = tuple(margin) if isinstance(margin, (tuple, list)) else (margin,) * len(site.interior)
     changed = {}
     for name, altered in metric.variants(site, params).items():
+        if altered.by == "crop" and len(margin) != len(site.interior):
+            raise MetricError(f"{metric.name} needs to know by how much images were shifted: pass margin=, in pixels")
         amount = (*altered.amount, *margin) if altered.by == "crop" else altered.amount
         changed[name] = replace(site.taps[name], variant=Variant("", altered.by, amount))
     return site.with_taps(changed)

@@ -284,11 +284,7 @@ def audit(
                     earlier=verdicts,
                 )
     return Report(
-        spec={
-            "path": prepared.spec.name,
-            "sha256": prepared.spec.sha256,
-            "rules": [rule.id for rule in prepared.spec.rules],
-        },
+        spec=prepared.spec.facts,
         model=_model_facts(prepared),
         data=prepared.images.facts,
         settings=_settings(prepared) | {"threads": threads},
@@ -406,6 +402,7 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
         "seed": sampling.seed,
         "confidence": sampling.confidence,
         "block": sampling.block,
+        "crop": sampling.crop,
         "max_images": sampling.max_images,
         "max_memory": sampling.max_memory,
         "groups": prepared.plan.groups,
@@ -431,6 +428,13 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
         random = source.kind in ("torchvision", "timm") and not {"weights", "pretrained"} & set(source.options)
         told = "with random weights" if random else "with the weights it was returned with"
         notes.append(f"No `weights:`: {source.written} was audited {told}.")
+    for kind in prepared.twins:
+        how = (
+            "permuted within each tensor"
+            if kind == "permuted"
+            else f"fresh, drawn with seed {prepared.spec.sampling.seed}"
+        )
+        notes.append(f"Null twin: the weights are {how}; batch norms know the first {_TWIN_IMAGES} images under them.")
     if prepared.images.integers:
         notes.append("The images are whole numbers and went in as float32 without scaling.")
     if prepared.images.order == "as given":

@@ -250,6 +250,10 @@ def _check(rule: Rule, metric: Metric, at: tuple[Site, ...], around: _Around, *,
     except MetricError as error:
         return Check(rule, metric, site, None, str(error), at)
     site = around.site(at, crossed=metric.of_pairs, taps=extra)
+    # Only now the site shows what the network's scores look like.
+    reason = metric.applies(site, rule.field, rule.params) if extra else None
+    if reason is not None:
+        return Check(rule, metric, site, None, reason, at)
     try:
         taps = metric.taps_at(site)
     except KeyError as error:

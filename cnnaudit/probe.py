@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -16,22 +17,28 @@ from numpy.typing import NDArray
 from scipy import linalg, optimize, special
 from scipy.sparse.linalg import LinearOperator, cg
 
-from cnnaudit.intervals import Normal
+from cnnaudit.intervals import Inverted, Normal
 from cnnaudit.intervals.base import jackknife_error
 from cnnaudit.lazy import torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from cnnaudit.intervals import Array
 
 __all__ = [
     "FEWEST",
+    "Fits",
     "Gain",
     "HeldOut",
     "Integers",
     "Logistic",
+    "Quotient",
+    "Readers",
     "clustered_mean",
+    "fitted",
     "surprise",
     "train",
     "usable",
@@ -69,10 +76,51 @@ class Gain(NamedTuple):
         """What one reader gains more than another one on the same images with the same folds."""
         return Gain(self.bits - other.bits, self.influence - other.influence, self.parameters)
 
+    def plus(self, other: Gain) -> Gain:
+        """The sum of what two readers gain; ``+`` joins tuples."""
+        return Gain(self.bits + other.bits, self.influence + other.influence, self.parameters)
+
     @property
     def spread(self) -> float:
         """Standard deviation of the mean gain over deals of images to folds."""
         return float(self.bits.mean(1).std(ddof=1))
+
+
+@dataclass(frozen=True)
+class Fits:
+    """The readers that were fitted to some features, one for each fold of each deal.
+
+    Attributes:
+        losses: Bits that each lost on the images that decided its penalty, shape (repeats, folds): none that it gains
+            on or was fitted to.
+        bits: What each gains on every image of its fold, 0 elsewhere, shape (repeats, folds, n).
+        taught: How each image that it learned from changes these gains, shape (repeats, folds, n).
+        parameters: Free parameters of such a reader.
+    """
+
+    losses: Array
+    bits: Array
+    taught: Array
+    parameters: int
+
+    @property
+    def gain(self) -> Gain:
+        """What they gain on all images."""
+        return Gain(self.bits.sum(1), (self.bits + self.taught).sum(1).mean(0), self.parameters)
+
+    def or_else(self, *others: Fits) -> Fits:
+        """The readers of whichever features lost least where penalties are decided, for each fold.
+
+        Of features that hold those of the others it makes a family of readers that may ignore what does not help them.
+        """
+        every = (self, *others)
+        best = np.argmin([fits.losses for fits in every], axis=0)
+        of_fold = np.ix_(*map(np.arange, best.shape))
+        losses, bits, taught = (
+            np.array(parts)[best, *of_fold]
+            for parts in zip(*((fits.losses, fits.bits, fits.taught) for fits in every), strict=True)
+        )
+        return Fits(losses, bits, taught, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -81,6 +129,102 @@ class HeldOut(Normal):
 
     def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
         return self
+
+
+@dataclass(frozen=True)
+class Quotient(Inverted):
+    """The quotient of two estimates that err together: Fieller's interval, all numbers where the lower one may be 0.
+
+    A number r is in it where the upper estimate less r times the lower one does not differ from 0 by more than its
+    error (Fieller, Journal of the Royal Statistical Society B 16 (1954), "Some problems in interval estimation").
+
+    Attributes:
+        upper, lower: The two, each of shape (1,).
+        variances: Of the upper one, of both together, and of the lower one.
+        dof: Degrees of freedom of Student's t.
+        factor: What the quotient is multiplied with.
+    """
+
+    upper: Array
+    lower: Array
+    variances: tuple[float, float, float]
+    dof: float
+    factor: float
+
+    @property
+    def value(self) -> Array:  # type: ignore[override]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quotient = self.factor * self.upper / self.lower
+        return np.where(np.isfinite(quotient), quotient, math.nan)
+
+    def interval(self, confidence: float) -> tuple[Array, Array]:
+        reach = float(special.stdtrit(self.dof, (1 + confidence) / 2)) ** 2
+        upper, both, lower = self.variances
+        a, b, c = self.lower**2 - reach * lower, self.upper * self.lower - reach * both, self.upper**2 - reach * upper
+        known = np.isfinite(self.value) & (a > 0)
+        root = np.sqrt(np.maximum(b**2 - a * c, 0))
+        safe = np.where(known, a, 1)
+        low, high = (np.where(known, self.factor * (b + sign * root) / safe, sign * math.inf) for sign in (-1, 1))
+        return np.minimum(low, self.value), np.maximum(high, self.value)
+
+    def mean(self) -> Self:
+        return self
+
+    def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
+        return self
+
+
+class Readers:
+    """Labelled images, and what readers of various features gain on them: all in the same folds, so all paired.
+
+    Args:
+        labels: Class of each image, shape (n,).
+        clusters: What is independent of the rest, shape (n,).
+    """
+
+    def __init__(self, labels: Tensor, clusters: Tensor) -> None:
+        self.labels, self.clusters = (x.cpu().numpy().astype(np.int64) for x in (labels, clusters))
+        self.told = surprise(self.labels)
+
+    @cached_property
+    def entropy(self) -> float:
+        """Bits that the labels hold."""
+        return float(self.told.mean())
+
+    @property
+    def label_entropy(self) -> HeldOut:
+        """The same with the error that drawing the images makes."""
+        return clustered_mean(self.told, self.clusters, 0.0, 0.0)
+
+    def fitted(self, *features: Tensor) -> Fits:
+        """Fit readers to some features side by side, each of shape (n, features)."""
+        return fitted(torch.cat(features, 1).cpu().numpy(), self.labels, self.clusters)
+
+    def bits(self, gain: Gain, factor: float = 1.0) -> HeldOut:
+        """The mean gain, times a factor."""
+        spread, least = factor * gain.spread, factor * self.entropy
+        return clustered_mean(factor * gain.influence, self.clusters, spread, least)
+
+    def share(self, gain: Gain) -> HeldOut:
+        """The mean gain over the entropy of the labels, linearised."""
+        if not self.entropy:
+            return clustered_mean(np.full_like(self.told, np.nan), self.clusters, 0.0, 0.0)
+        ratio = gain.influence.mean() / self.entropy
+        moved = ratio + (gain.influence - ratio * self.told) / self.entropy
+        return clustered_mean(moved, self.clusters, gain.spread / self.entropy, 1.0)
+
+    def quotient(self, upper: Gain, lower: Gain, factor: float) -> Quotient:
+        """One mean gain over another one, times a factor."""
+
+        def variance(gain: Gain) -> float:
+            return float(clustered_mean(gain.influence, self.clusters, gain.spread, 0.0).error[0]) ** 2
+
+        # Neither is known better than to what one cluster more could change it by, however well they agree.
+        mean = clustered_mean(upper.influence, self.clusters, 0.0, 0.0)
+        least = (self.entropy / len(np.unique(self.clusters))) ** 2
+        both = (variance(upper.plus(lower)) - variance(upper - lower)) / 4
+        variances = (variance(upper) + least, both, variance(lower))
+        return Quotient(mean.value, lower.influence.mean(keepdims=True), variances, mean.dof, factor)
 
 
 def clustered_mean(influence: Array, clusters: Integers, spread: float, least: float) -> HeldOut:
@@ -110,6 +254,11 @@ def surprise(labels: Integers) -> Array:
 
 
 def usable(features: Array, labels: Integers, clusters: Integers) -> Gain:
+    """Return what cross-validated readers of the features gain; see :func:`fitted`."""
+    return fitted(features, labels, clusters).gain
+
+
+def fitted(features: Array, labels: Integers, clusters: Integers) -> Fits:
     """Cross-validate a probe in five folds of whole clusters, ``_REPEATS`` times with another deal.
 
     The penalty is chosen for each fold from ``_RIDGES``, and from ignoring the features altogether, by losses on two of
@@ -125,11 +274,12 @@ def usable(features: Array, labels: Integers, clusters: Integers) -> Gain:
     parameters = (_varying(features).sum() + 1) * (len(classes) - 1)
     n = len(y)
     if len(classes) < 2 or n < FEWEST * len(classes) or len(np.unique(clusters)) < _FOLDS:
-        return Gain(np.full((_REPEATS, n), math.nan), np.full(n, math.nan), int(parameters))
+        unknown = np.full((_REPEATS, _FOLDS, n), math.nan)
+        return Fits(unknown[..., 0], unknown, unknown, int(parameters))
     data = _Data(z, power, np.eye(len(classes))[y])
     found = [_cross_validated(data, _dealt(y, clusters, repeat)) for repeat in range(_REPEATS)]
-    bits, influence = (np.array(x) for x in zip(*found, strict=True))
-    return Gain(bits, influence.mean(0), int(parameters))
+    losses, bits, taught = (np.array(parts) for parts in zip(*found, strict=True))
+    return Fits(losses, bits, taught, int(parameters))
 
 
 class Logistic(NamedTuple):
@@ -211,23 +361,26 @@ def _mixed(p: Array, frequencies: Array) -> Array:
     return (1 - _SHARE) * p + _SHARE * frequencies
 
 
-def _cross_validated(data: _Data, folds: Integers) -> tuple[Array, Array]:
-    """Gain and influence of each image."""
-    bits, influence = np.zeros((2, len(folds)))
+def _cross_validated(data: _Data, folds: Integers) -> tuple[Array, Array, Array]:
+    """For each fold the loss that chose its reader, the gains of its images, and what taught them."""
+    losses = np.zeros(_FOLDS)
+    bits, taught = np.zeros((2, _FOLDS, len(folds)))
     paths = [_path(data, folds, fold, (fold + 1) % _FOLDS) for fold in range(_FOLDS)]
     for fold in range(_FOLDS):
         # The path of this fold and its successor was judged on the successor, that of its predecessor on that one.
         before = paths[fold - 1]
-        best = int((paths[fold].second + before.first).argmin())
+        total = paths[fold].second + before.first
+        best = int(total.argmin())
+        losses[fold] = total[best]
         probe = paths[fold].probes[best]
         if probe is None:
             continue
         learned, held = data.where(folds != fold), data.where(folds == fold)
         frequencies = learned.frequencies
         probe = train(learned.z, data.power, learned.onehot, probe)
-        bits[folds == fold] = held.loss(frequencies, None) - held.loss(frequencies, probe)
-        influence[folds != fold] += _taught(learned, held, probe)
-    return bits, bits + influence
+        bits[fold, folds == fold] = held.loss(frequencies, None) - held.loss(frequencies, probe)
+        taught[fold, folds != fold] = _taught(learned, held, probe)
+    return losses, bits, taught
 
 
 class _Path(NamedTuple):

@@ -26,12 +26,20 @@ class Outcome(StrEnum):
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
     UNDECIDED = "undecided"
+    MEASURED = "measured"
     NOT_APPLICABLE = "not_applicable"
     ERROR = "error"
 
 
 # The order in which outcomes decide for a whole rule, and rules for a whole audit.
-_GRAVITY = (Outcome.ERROR, Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS, Outcome.NOT_APPLICABLE)
+_GRAVITY = (
+    Outcome.ERROR,
+    Outcome.FAIL,
+    Outcome.UNDECIDED,
+    Outcome.PASS,
+    Outcome.MEASURED,
+    Outcome.NOT_APPLICABLE,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,18 +87,22 @@ class Verdict:
 
     Attributes:
         rule, line, severity, why, refs: As the rule file says.
+        file, pack: The file of that line, empty for the rule file itself; what the rule was taken over from.
         metric, field, unit: What was measured, in which unit.
         op, site: Where; ``site`` is empty when the rule selected nothing.
         slice: Of which images, as ``column=value``; empty for all.
         outcome: What it came to.
-        value, low, high: The deciding unit's value and two-sided interval (for ``reduce: mean`` the mean's).
-        bound, side: The bound that decided, and whether it is a ``min`` or a ``max``.
+        value, low, high: The deciding unit's value and two-sided interval (for ``reduce: mean`` the mean's); of a
+            measured rule those of the unit in the middle. Where ``side`` is ``min_excess`` all three are of what the
+            value is above that of its null twin.
+        null: What the null twin has there, where it was measured.
+        bound, side: The bound that decided, and whether it is a ``min``, a ``max`` or a ``min_excess``.
         n_images: Images read when it was decided; ``n_sources``: sources that they come from, 0 where each image is
             its own; ``n_needed``: images, or sources, that would probably decide, 0 where that is unknown.
         look: The look that decided, from 1.
         fields: The shown unit's value of every field of the metric.
         units: Counts over the units of the site.
-        worst: The worst units, as ``(kernel, value, low, high)``.
+        worst: The worst units, as ``(kernel, value, low, high)``; of a measured rule the lowest and the highest.
         detail: One sentence: what this means.
         advice: One sentence: what to do next; empty for a PASS.
     """
@@ -108,6 +120,7 @@ class Verdict:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    null: float | None = None
     bound: float | None = None
     side: str = ""
     reduce: str = "every"
@@ -121,6 +134,8 @@ class Verdict:
     worst: tuple[tuple[int, float, float, float], ...] = ()
     why: str = ""
     refs: tuple[str, ...] = ()
+    file: str = ""
+    pack: str = ""
     detail: str = ""
     advice: str = ""
 
@@ -135,7 +150,8 @@ class Report:
     """All verdicts of one audit with what is needed to read them years later.
 
     Attributes:
-        spec: ``path``, ``sha256`` of the rule file, and the ids of its rules in their order.
+        spec: ``path``, ``sha256`` of the rule file, the ids of its rules in their order, which packs and files it
+            ``extends`` with versions and hashes, and ``without`` which of their rules.
         model: ``source``, ``weights``, ``sha256`` of the parameters and buffers, ``sites`` by op.
         data: ``source``, ``sha256`` of the images and labels read, ``n_images``, ``order``.
         settings: Everything that decides a number: seed, confidence, block, groups, device, versions.
@@ -153,6 +169,11 @@ class Report:
         told = "passed" if self.passed else f"not passed, exit code {self.exit_code}"
         return f"<Report of {len(self.spec.get('rules', ()))} rules at {len(self.verdicts)} sites: {told}>"
 
+    def where(self, verdict: Verdict) -> str:
+        """Return where the rule of a verdict stands: ``file:line``."""
+        file = str(verdict.file or self.spec["path"])
+        return f"{file}:{verdict.line}" if verdict.line else file
+
     def outcome(self, rule: str) -> Outcome:
         """Return what a rule came to over all its sites: the gravest outcome of any site."""
         found = {v.outcome for v in self.verdicts if v.rule == rule}
@@ -162,7 +183,7 @@ class Report:
     def exit_code(self) -> int:
         """0 passed, 1 a rule failed, 2 could not evaluate, 3 undecided where the spec says that fails."""
         outcomes = {v.outcome for v in self.verdicts}
-        if Outcome.ERROR in outcomes or outcomes <= {Outcome.NOT_APPLICABLE}:
+        if Outcome.ERROR in outcomes or outcomes <= {Outcome.MEASURED, Outcome.NOT_APPLICABLE}:
             return 2  # an audit that judged nothing has not passed
         binding = {v.outcome for v in self.verdicts if v.severity == "error"}
         if Outcome.FAIL in binding:

@@ -115,6 +115,7 @@ class Site:
             the weight of that convolution.
         kernel, stride, padding, dilation: One number for each spatial dimension; empty where the op has none. Of a
             concat with ``consumed`` those of that convolution.
+        ceil_mode: True where the end of the map may cut off a pool's last windows.
         operator: Which pooling: ``max`` or ``avg``; empty elsewhere.
         groups: Channel groups of a convolution, or of the one that reads a concat.
         transposed: True for a transposed convolution.
@@ -126,6 +127,8 @@ class Site:
             position sees the whole input.
         interior: For each spatial dimension the first position, and the one behind the last, whose whole receptive
             field lies inside the input; equal where there is none.
+        depends_on_all: True where every position also depends on the whole input, by a gate or a norm over positions
+            that lies before it.
         macs: Multiplications of a convolution or linear layer for one image.
         macs_after: Those of all layers that are computed from the site's result.
         rank: Largest rank the op's output can have given its shape (layerspec's fair denominator).
@@ -141,6 +144,7 @@ class Site:
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    ceil_mode: bool = False
     operator: str = ""
     groups: int = 1
     transposed: bool = False
@@ -150,6 +154,7 @@ class Site:
     receptive_field: tuple[int, ...] = ()
     jump: tuple[float, ...] = ()
     interior: tuple[tuple[int, int], ...] = ()
+    depends_on_all: bool = False
     macs: int = 0
     macs_after: int = 0
     rank: int = 0

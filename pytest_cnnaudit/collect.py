@@ -54,8 +54,9 @@ class AuditFile(pytest.Module):
 def _function(path: Path, spec: Spec, rule: Rule) -> Any:
     reference = RuleReference(path, rule.id)
     check = lambda request: judged(request, reference).check()  # noqa: E731 - its body is on its first line
-    # Where a test function begins is where pytest says that the test is.
-    code = check.__code__.replace(co_filename=str(path), co_firstlineno=max(1, rule.line), co_name=rule.id)
+    # Where a test function begins is where pytest says that the test is. A rule that is taken over has no line here.
+    line = 1 if rule.file else max(1, rule.line)
+    code = check.__code__.replace(co_filename=str(path), co_firstlineno=line, co_name=rule.id)
     function: Any = types.FunctionType(code, check.__globals__, rule.id, None, check.__closure__)
     function.__test__ = True  # whatever python_functions says
     function.__doc__ = rule.why or None

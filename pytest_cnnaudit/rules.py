@@ -51,7 +51,7 @@ class RuleResult:
 
     @property
     def passed(self) -> bool:
-        """True where the rule fails no build: it holds, or is a warning, or undecided where that may pass."""
+        """True where the rule fails no build: it holds or judges nothing, is a warning, or may be undecided."""
         if self.outcome is Outcome.ERROR:
             return False
         binding = any(v.severity == "error" for v in self.verdicts)
@@ -107,8 +107,8 @@ def judged(request: pytest.FixtureRequest, reference: RuleReference) -> RuleResu
     except CnnAuditError as error:
         told = str(error)
     if report is None:  # told outside of the except clause, or pytest would show both
-        line = next(rule.line for rule in spec.rules if rule.id == reference.rule)
-        pytest.fail(f"{spec.name}:{line}: {reference.rule} could not be evaluated\n  {told}", pytrace=False)
+        place = next(spec.place(rule) for rule in spec.rules if rule.id == reference.rule)
+        pytest.fail(f"{place}: {reference.rule} could not be evaluated\n  {told}", pytrace=False)
     result = RuleResult(reference.rule, report)
     request.node.user_properties.extend(properties(result))
     return result
@@ -121,7 +121,7 @@ def properties(result: RuleResult) -> list[tuple[str, str | float]]:
     worst = min((v for v in result.verdicts if v.outcome is result.outcome), key=margin)
     told: dict[str, str | float | None] = {
         "rule": result.rule,
-        "file": str(result.report.spec["path"]),
+        "file": str(worst.file or result.report.spec["path"]),
         "line": worst.line,
         "outcome": str(result.outcome),
         "severity": worst.severity,
@@ -130,6 +130,7 @@ def properties(result: RuleResult) -> list[tuple[str, str | float]]:
         "value": worst.value,
         "low": worst.low,
         "high": worst.high,
+        "null": worst.null,
         "side": worst.side,
         "bound": worst.bound,
         "images": worst.n_images,

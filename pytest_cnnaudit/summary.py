@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["write"]
 
 _SHOWN = 10
-_GRAVITY = ("error", "fail", "undecided", "pass", "not_applicable")
+_GRAVITY = ("error", "fail", "undecided", "pass", "measured", "not_applicable")
 _Told = dict[str, Any]
 
 
@@ -23,7 +23,7 @@ def write(terminal: pytest.TerminalReporter) -> None:
     distinct = {tuple(told.items()): told for told in _rules(terminal)}.values()
     found = sorted(distinct, key=lambda told: (_GRAVITY.index(told["outcome"]), _margin(told)))
     if terminal.verbosity < 0:
-        found = [told for told in found if told["outcome"] not in ("pass", "not_applicable")]
+        found = [told for told in found if told["outcome"] not in ("pass", "measured", "not_applicable")]
     if not found:
         return
     from tabulate import tabulate  # noqa: PLC0415
@@ -63,14 +63,15 @@ def _stands_for(test: str, rule: str) -> bool:
 
 def _row(told: _Told, number: Callable[[float | None], str]) -> list[str]:
     outcome = told["outcome"].upper().replace("_", " ")
-    if told["severity"] != "error" and told["outcome"] != "pass":
+    if told["severity"] != "error" and told["outcome"] not in ("pass", "measured"):
         outcome += f" ({told['severity']})"
     file = told["file"].rpartition("/")[2]
     row = [outcome, f"{file}:{told['line']}", told["rule"], told.get("site", "")]
-    if "bound" not in told:
+    if "bound" not in told and told["outcome"] != "measured":
         return [*row, "", "", ""]
     interval = f"[{number(told.get('low'))}, {number(told.get('high'))}]"
-    return [*row, number(told.get("value")), interval, f"{told['side']} {number(told['bound'])}"]
+    bound = f"{told['side']} {number(told['bound'])}" if "bound" in told else ""
+    return [*row, number(told.get("value")), interval, bound]
 
 
 def _margin(told: _Told) -> float:
@@ -79,7 +80,7 @@ def _margin(told: _Told) -> float:
     bound: float | None = told.get("bound")
     if value is None or bound is None:
         return 0.0
-    distance: float = (value - bound) * (1 if told["side"] == "min" else -1)
+    distance: float = (value - bound) * (-1 if told["side"] == "max" else 1)
     half: float = (told.get("high", value) - told.get("low", value)) / 2
     if half > 0:
         return distance / half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
@@ -36,6 +37,11 @@ def make_pool(shape=(4, 4), kernel=2, stride=None, *, units=1, operator="max", *
     return make_site(
         Op.POOL, units, taps=("input",), shape=shape, kernel=kernel, stride=stride, operator=operator, **facts
     )
+
+
+def with_output(site, *sizes) -> Site:
+    """A pool of which so many outputs are told, as those in ceil mode and adaptive ones need."""
+    return replace(site, ceil_mode=True).with_taps({"output": Tap("node", (site.units, *sizes))})
 
 
 def make_rule(metric="made_up", field="value", **facts) -> Rule:
@@ -74,11 +80,14 @@ def make_spec(*rules, confidence=0.95, undecided="fail") -> Spec:
     )
 
 
-def make_metric(values, *, reads=Statistic, at=Op.CONV, dataset=False, **facts):
-    """A metric of one field whose value at a site is ``values[site.path]`` (an Uncertain), or what it raises."""
+def make_metric(values, *, reads=Statistic, at=Op.CONV, dataset=False, twins=None, **facts):
+    """A metric of one field whose value at a site is ``values[site.path]`` (an Uncertain), or what it raises.
+
+    What it is in a null twin, ``twins`` tell.
+    """
 
     def made_up(statistic, site):
-        found = values[site.path]
+        found = (twins if statistic.probe.network else values)[site.path]
         if isinstance(found, BaseException):
             raise found
         return {"value": found}
@@ -103,6 +112,7 @@ def judged(
     need=None,
     look=LAST,
     earlier=(),
+    twin_nonfinite=0,
     **facts,
 ):
     """Decide one rule at the sites of ``values`` (path -> Uncertain); return the verdicts in their order.
@@ -119,10 +129,13 @@ def judged(
             checks.append(Check(rule, made, site, None, value))
             continue
         probe = Probe(Statistic, site, ("response",), kernels=kernels, clustered=sources is not None)
-        statistic = SimpleNamespace(n_images=images, n_sources=sources or images, nonfinite=nonfinite, probe=probe)
-        statistic.pooled = lambda statistic=statistic: statistic
-        statistic.images, statistic.leave_one_out = torch.tensor([images]), list
-        statistics[probe] = statistic
+        for network in dict.fromkeys(("", rule.null)):
+            own = replace(probe, network=network)
+            broken = twin_nonfinite if network else nonfinite
+            statistic = SimpleNamespace(n_images=images, n_sources=sources or images, nonfinite=broken, probe=own)
+            statistic.pooled = lambda statistic=statistic: statistic
+            statistic.images, statistic.leave_one_out = torch.tensor([images]), list
+            statistics[own] = statistic
         checks.append(Check(rule, made, site, probe))
     plan = Plan(tuple(checks), (), tuple(statistics), 1, 0)
     return decide(plan, statistics, spec or make_spec(rule), classes=classes, look=look, earlier=earlier)

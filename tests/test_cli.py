@@ -41,7 +41,8 @@ class TestExamples:
         assert "PASSED: 10 rules, 10 passed (exit 0)" in printed
         body = json.loads(report.read_text(encoding="utf-8"))
         assert body["schema_version"] == 1
-        assert body["summary"]["rules"] == {"error": 0, "fail": 0, "not_applicable": 0, "pass": 10, "undecided": 0}
+        none = dict.fromkeys(("error", "fail", "measured", "not_applicable", "undecided"), 0)
+        assert body["summary"]["rules"] == {**none, "pass": 10}
         assert body["data"]["n_images"] == 1200
         assert len(body["model"]["sha256"]) == len(body["data"]["sha256"]) == 64
         assert body["settings"]["confidence"] == 0.95
@@ -111,7 +112,7 @@ class TestBlocks:
         assert lines[2].startswith("  measured  branch_variance_share.share = 0.4393 fraction, 95 % interval [0.4")
         assert lines[3] == "  bound     min 0.9"
         assert lines[4].startswith("  beside    skip_share 0.5607, standardised 0.4")
-        assert lines[6] == "  images    304 read when look 1 of 3 decided"
+        assert "  images    304 read when look 1 of 3 decided" in lines
 
     def test_undecided_says_how_many_images_would_decide(self, capsys, tmp_path):
         rule = "  - {metric: branch_variance_share, at: 'stage3.**', min: 0.444}\n"
@@ -235,7 +236,7 @@ class TestDryRun:
             *("pool1", "max", "pool", "16", "4x4", "2x2", "2x2", "8x8", "input", "output", "3,184", "8", "9", "10"),
         ]
         (rule,) = [line for line in printed.splitlines() if "late-kernels-tell-classes-apart" in line]
-        assert rule.split() == ["3", "late-kernels-tell-classes-apart", "16", "2", "0", "400"]
+        assert rule.split() == ["3", "late-kernels-tell-classes-apart", "16", "min", "0.1", "2", "0", "400"]
         assert (
             "18 sites, 17 under a rule; 1,200 images, looks at 304, 608, 1,200; statistics of 12.2 MiB, of" in printed
         )
@@ -281,3 +282,54 @@ def test_schema_is_valid_json(capsys):
     schema = json.loads(capsys.readouterr().out)
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert {"cnnaudit", "model", "data", "rules"} <= set(schema["properties"])
+
+
+class TestPacks:
+    def test_validate_tells_how_many_rules_are_taken_over(self, capsys, tmp_path):
+        path = tmp_path / "x.audit.yaml"
+        path.write_text("cnnaudit: 1\nextends: cnnaudit:residual\nwithout: [merge-loss]\n")
+        assert main(["validate", str(path)]) == 0
+        assert capsys.readouterr().out == f"{path}: 6 rules (6 taken over from cnnaudit:residual), no mistakes\n"
+
+    def test_explain_tells_the_rules_of_a_pack_and_why_they_are_there(self, capsys):
+        assert main(["explain", "cnnaudit:residual"]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("cnnaudit:residual, version 1: ")
+        assert "\n\nidle-blocks: block_ablation.idle, max 0 (warning), op residual\n  A branch below" in printed
+        assert "\n\nresidual-ratio: branch_variance_share.ratio, measured, not judged\n  Size of" in printed
+        assert max(map(len, printed.splitlines())) <= 110
+
+    def test_explain_names_the_packs_there_are(self, capsys):
+        assert main(["explain"]) == 0
+        assert "cnnaudit:deployment, cnnaudit:recommended, cnnaudit:residual" in capsys.readouterr().out
+        assert main(["explain", "cnnaudit:recomended"]) == 2
+        assert "did you mean 'cnnaudit:recommended'?" in capsys.readouterr().err
+
+    def test_an_audit_takes_over_a_pack(self, capsys, tmp_path):
+        head = "extends: cnnaudit:recommended\nwithout: [class-information, pool-entropy-loss]\n"
+        rules = "  - {id: pool-alternatives, metric: pool_alternatives, severity: note, at: pool1}\n"
+        path, report = spec(tmp_path / "x.audit.yaml", rules, head), tmp_path / "report.json"
+        arguments = ["check", path, "--allow-import", f"{DIGITS}/*.py"]
+        assert main([*arguments, "--dry-run"]) == 0
+        printed = capsys.readouterr().out
+        assert " cnnaudit:recommended:" in printed
+        assert " measured only " in printed
+        assert main([*arguments, "--format", "text", "--format", f"json={report}"]) == 0
+        printed = capsys.readouterr().out
+        assert "PASSED: 5 rules, 1 passed, 4 measured only (exit 0)" in printed
+        found = Report.from_json(report.read_text(encoding="utf-8"))
+        assert {v.rule for v in found.verdicts if v.outcome == "measured"} == {
+            *("pool-alternatives", "duplicate-filters", "dormant-kernels", "branch-share")
+        }
+        assert [v.place for v in found.verdicts if v.rule == "pool-alternatives"] == ["pool1"]
+        (base,) = found.spec["extends"]
+        assert (base["name"], base["version"], found.spec["without"]) == (
+            *("cnnaudit:recommended", 1),
+            ["class-information", "pool-entropy-loss"],
+        )
+        assert "rules  extends cnnaudit:recommended (version 1), without class-information" in printed
+
+    def test_where_nothing_is_judged_the_code_is_2(self, capsys, tmp_path):
+        path = spec(tmp_path / "x.audit.yaml", "  - {metric: stable_rank, severity: note}\n")
+        assert main(["check", path, "--allow-import", f"{DIGITS}/*.py"]) == 2
+        assert "NOT PASSED: 1 rule, 1 measured only, nothing judged (exit 2)" in capsys.readouterr().out

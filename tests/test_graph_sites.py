@@ -784,13 +784,16 @@ def test_the_interior_is_where_no_border_is_seen(size):
     assert torch.equal(same, expected)
 
 
-def test_there_is_no_interior_behind_what_sees_everything():
+def test_what_lies_behind_a_gate_or_a_norm_over_positions_depends_on_all():
     gate = Net(lambda m, x: m.b(x * m.a(x.mean((2, 3), keepdim=True)).sigmoid()), a=conv(kernel=1), b=conv(kernel=1))
     norm = Net(lambda m, x: m.b(m.norm(m.a(x))), a=conv(kernel=1), b=conv(kernel=1), norm=nn.GroupNorm(1, 3))
     for model in (gate, norm):
         graph = capture(model, torch.zeros(2, 3, 6, 6))
-        assert graph.site("b").interior == ((0, 0), (0, 0))
-    assert graph.site("a").interior == ((0, 6), (0, 6))
+        assert graph.site("b").depends_on_all
+        assert graph.site("b").interior == ((0, 6), (0, 6))
+    assert not graph.site("a").depends_on_all
+    pooled = capture(gate, torch.zeros(2, 3, 6, 6)).site("#avg_pool.0")
+    assert (pooled.depends_on_all, pooled.interior) == (True, ((0, 0), (0, 0)))
 
 
 def test_multiplications_are_counted_and_those_after_a_site():

@@ -2,11 +2,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from cnnaudit.intervals import Normal
-from cnnaudit.probe import Gain, Logistic, clustered_mean, surprise, train, usable
+from cnnaudit.probe import Gain, Logistic, Quotient, Readers, clustered_mean, fitted, surprise, train, usable
 
 
 def gaussian(n, features, classes, shift, seed=0):
@@ -194,3 +195,101 @@ def test_differences_are_paired():
     assert (lost.influence == 0).all()
     assert lost.spread == 0
     assert a.spread == pytest.approx(math.sqrt(0.5))
+
+
+# --- readers of several features --------------------------------------------------------------------------------
+
+
+def test_gains_add_up():
+    a, b = (Gain(np.array([[x, 2.0], [1.0, 4.0]]), np.array([x, 3.0]), 5) for x in (1.0, 7.0))
+    both = a.plus(b)
+    assert both.bits.tolist() == [[8, 4], [2, 8]]
+    assert both.influence.tolist() == [8, 6]
+
+
+def test_the_better_reader_of_each_fold_is_taken():
+    x, labels = gaussian(100, 3, 2, 0.5)
+    other = np.random.default_rng(5).standard_normal((100, 3))
+    mine, others = (fitted(features, labels, np.arange(100)) for features in (x, np.concatenate([x, other], 1)))
+    chosen = others.or_else(mine)
+    assert (chosen.losses == np.minimum(mine.losses, others.losses)).all()
+    for repeat, fold in np.ndindex(*chosen.losses.shape):
+        best = mine if mine.losses[repeat, fold] < others.losses[repeat, fold] else others
+        assert (chosen.bits[repeat, fold] == best.bits[repeat, fold]).all()
+        assert (chosen.taught[repeat, fold] == best.taught[repeat, fold]).all()
+    assert chosen.parameters == others.parameters
+
+
+def test_features_of_noise_are_ignored_where_that_is_a_choice():
+    x, labels = gaussian(200, 4, 2, 0.5)
+    noise = np.random.default_rng(5).standard_normal((200, 60))
+    alone, both = (fitted(features, labels, np.arange(200)) for features in (x, np.concatenate([x, noise], 1)))
+    assert both.gain.bits.mean() < alone.gain.bits.mean() - 0.05
+    assert both.or_else(alone).gain.bits.mean() == pytest.approx(alone.gain.bits.mean(), abs=0.01)
+
+
+def test_a_fold_holds_the_gains_of_its_images_alone():
+    x, labels = gaussian(100, 3, 2, 0.5)
+    fits = fitted(x, labels, np.arange(100))
+    assert ((fits.bits != 0).sum(1) == 1).all()
+    assert not ((fits.bits != 0) & (fits.taught != 0)).any()
+    assert (fits.gain.bits == gained(x, labels).bits).all()
+
+
+def test_a_share_is_over_the_entropy_of_the_labels():
+    x, labels = gaussian(120, 3, 3, 1.0)
+    readers = Readers(torch.from_numpy(labels), torch.arange(120))
+    gain = readers.fitted(torch.from_numpy(x[:, :2]), torch.from_numpy(x[:, 2:])).gain
+    assert readers.entropy == pytest.approx(math.log2(3))
+    assert readers.share(gain).value == pytest.approx(readers.bits(gain).value / math.log2(3))
+    assert readers.bits(gain, 10).value == pytest.approx(10 * readers.bits(gain).value)
+    assert readers.bits(gain, 10).error == pytest.approx(10 * readers.bits(gain).error)
+    assert (gain.bits == gained(x, labels).bits).all()
+
+
+# --- quotients --------------------------------------------------------------------------------------------------
+
+
+def test_a_quotient_with_a_sure_denominator_is_normal():
+    found = Quotient(np.array([2.0]), np.array([4.0]), (0.01, 0.0, 0.0), math.inf, 6.0)
+    low, high = found.interval(0.95)
+    assert found.value == [3]
+    assert (low[0], high[0]) == pytest.approx((3 - 6 * 1.959964 * 0.1 / 4, 3 + 6 * 1.959964 * 0.1 / 4))
+
+
+def test_a_quotient_of_perfectly_correlated_estimates_is_exact():
+    low, high = Quotient(np.array([1.0]), np.array([2.0]), (0.01, 0.02, 0.04), 50, 1.0).interval(0.95)
+    assert (low[0], high[0]) == pytest.approx((0.5, 0.5), abs=1e-6)
+
+
+def test_a_quotient_over_what_may_be_nothing_is_unknown():
+    found = Quotient(np.array([1.0]), np.array([0.1]), (0.01, 0.0, 0.01), 50, 1.0)
+    assert found.interval(0.95) == ([-math.inf], [math.inf])
+    assert found.p_at_most(0) > 0.1
+    assert math.isnan(Quotient(np.zeros(1), np.zeros(1), (0.0, 0.0, 0.0), 50, 1.0).value[0])
+
+
+def test_fiellers_interval_covers_and_agrees_with_its_p_values():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        upper, lower = rng.multivariate_normal([1.0, 2.0], [[0.09, 0.05], [0.05, 0.25]])
+        found = Quotient(np.array([upper]), np.array([lower]), (0.09, 0.05, 0.25), math.inf, 1.0)
+        low, high = found.interval(0.95)
+        covered += bool(low[0] <= 0.5 <= high[0])
+    assert 370 <= covered <= 392
+    assert found.p_at_most(low[0]) == pytest.approx(0.025, rel=1e-3)
+    assert found.p_at_least(high[0]) == pytest.approx(0.025, rel=1e-3)
+
+
+def test_a_quotient_of_gains_pairs_them():
+    x, labels = gaussian(200, 4, 2, 1.0)
+    readers = Readers(torch.from_numpy(labels), torch.arange(200))
+    x = torch.from_numpy(x)
+    gain = readers.fitted(x).gain
+    same = readers.quotient(gain, gain, 4)
+    low, high = same.interval(0.95)
+    assert same.value == pytest.approx([4])
+    assert 4 - low[0] == pytest.approx(4 * 2 / 200 / gain.influence.mean(), rel=0.1)
+    wide = readers.quotient(readers.fitted(x[:, :2]).gain, gain, 4).interval(0.95)
+    assert wide[1][0] - wide[0][0] > 3 * (high[0] - low[0])

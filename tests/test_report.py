@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from cnnaudit.report import formats, render
-from cnnaudit.report.as_text import number
+from cnnaudit.report.as_text import margin, number
+from cnnaudit.report.brief import brief
 from cnnaudit.result import Outcome, Report, UnitCounts, Verdict
 
 
@@ -120,6 +122,128 @@ class TestText:
     def test_notes_are_printed(self):
         noted = Report(**{**vars(report_of(verdict("a", "pass", **MEASURED))), "notes": ("Read in its own order.",)})
         assert "\nnote  Read in its own order.\n" in render(noted, "text")
+
+
+NOTE = {"severity": "note", "pack": "cnnaudit:recommended", "file": "cnnaudit:recommended", "line": 12}
+
+
+def measured(site, value, rule="shares", **facts):
+    numbers = {"value": value, "low": value - 0.1, "high": value + 0.1, "units": UnitCounts(1)}
+    return verdict(rule, "measured", site=site, **{**numbers, **NOTE, **facts})
+
+
+def sections(*verdicts, **facts):
+    return render(report_of(*verdicts, **facts), "text").split("\n\n")
+
+
+class TestMeasured:
+    def test_one_row_tells_the_range_and_a_list_the_sites(self):
+        found = sections(
+            verdict("a-passes", "pass", **MEASURED),
+            measured("layer1", 0.25, why="Because."),
+            measured("layer2", 0.75, detail="Too few images to rely on it."),
+        )
+        row = next(line for line in found[1].splitlines() if "shares" in line)
+        assert row.split() == ["MEASURED", "shares", "2", "0.25", "to", "0.75"]
+        assert found[2].splitlines() == [
+            "MEASURED  shares  cnnaudit:recommended:12",
+            "  why       Because.",
+            "  site    activity.apoz    interval      fraction",
+            "  layer1  0.25             [0.15, 0.35]",
+            "  layer2  0.75             [0.65, 0.85]",
+            "  note      layer2: Too few images to rely on it.",
+        ]
+        assert found[-1] == "PASSED: 2 rules, 1 passed, 1 measured only (exit 0)\n"
+
+    def test_one_site_is_told_in_its_row(self):
+        (_, table, *_) = sections(measured("layer1", 0.25))
+        row = next(line for line in table.splitlines() if "shares" in line)
+        assert row.split() == ["MEASURED", "shares", "1", "layer1", "0.25", "[0.15,", "0.35]"]
+
+    def test_units_are_told_from_the_lowest_to_the_highest(self):
+        worst = ((3, 0.1, 0.0, 0.2), (5, 0.9, 0.8, 1.0))
+        (_, _, listed, *_) = sections(measured("layer1", 0.5, units=UnitCounts(64), worst=worst))
+        assert listed.splitlines()[-1].split("  ")[-1].strip() == "0.1 to 0.9 over 64 units"
+        (_, _, listed, *_) = sections(measured("layer1", 0.5, units=UnitCounts(1), reduce="mean"))
+        assert listed.endswith("mean of the units")
+
+    def test_the_twin_has_a_column(self):
+        (_, _, listed, *_) = sections(measured("layer1", 0.5, null=0.125))
+        assert listed.splitlines()[1].split()[-3:] == ["null", "twin", "fraction"]
+        assert listed.splitlines()[2].split()[-1] == "0.125"
+
+    def test_of_many_sites_the_lowest_and_the_highest_are_listed_in_their_order(self):
+        values = [7, 0, 1, 2, 3, 4, 5, 6, 8, 9]
+        (_, _, listed, *_) = sections(*(measured(f"layer{i}", float(x)) for i, x in enumerate(values)))
+        sites = [line.split()[0] for line in listed.splitlines()[2:-1]]
+        assert sites == ["layer0", "layer1", "layer2", "layer3", "layer4", "layer7", "layer8", "layer9"]
+        assert listed.splitlines()[-1] == "  2 sites with values between these: see --format json"
+
+    def test_what_is_undefined_everywhere(self):
+        (_, table, *_) = sections(*(measured(site, math.nan, detail="0 / 0.") for site in ("a", "b")))
+        assert next(line for line in table.splitlines() if "shares" in line).split()[-1] == "undefined"
+
+    def test_where_nothing_was_judged_the_last_line_says_so(self):
+        *_, last = sections(measured("layer1", 0.5))
+        assert last == "NOT PASSED: 1 rule, 1 measured only, nothing judged (exit 2)\n"
+
+    def test_it_can_be_told_in_a_few_lines(self):
+        told = brief(report_of(measured("layer1", 0.25, null=0.1)), "shares").splitlines()
+        assert told[0] == "cnnaudit:recommended:12: shares was measured at 1 of 1 site, 1,200 images"
+        assert [line.split() for line in told[1:3]] == [
+            ["site", "activity.apoz", "interval", "null", "twin"],
+            ["layer1", "0.25", "[0.15,", "0.35]", "0.1"],
+        ]
+
+
+EXCESS = {"value": 0.75, "low": 0.5, "high": 1.0, "null": 0.15, "side": "min_excess", "bound": 0.8}
+
+
+class TestTwins:
+    def test_an_excess_is_told_over_what(self):
+        found = sections(verdict("a", "fail", **EXCESS))[1].splitlines()
+        assert (
+            "  measured  activity.apoz: excess 0.75 fraction over its null twin's 0.15, 95 % interval [0.5, 1]" in found
+        )
+        assert "  bound     min_excess 0.8" in found
+
+    def test_beside_another_bound_the_twin_is_told(self):
+        found = sections(verdict("a", "fail", **EXCESS | {"side": "min"}))[1].splitlines()
+        assert "  measured  activity.apoz = 0.75 fraction, 95 % interval [0.5, 1]; its null twin has 0.15" in found
+
+    def test_an_excess_below_its_bound_is_the_worse_the_lower_it_is(self):
+        low, high = (verdict("a", "fail", **EXCESS | {"value": value}) for value in (0.1, 0.5))
+        assert margin(low) < margin(high) < 0
+
+    def test_in_a_few_lines(self):
+        told = brief(report_of(verdict("a", "fail", **EXCESS)), "a").splitlines()
+        assert [line.split() for line in told[1:3]] == [
+            ["site", "activity.apoz", "excess", "interval", "null", "twin", "bound", "failing"],
+            ["layer1.conv1", "0.75", "[0.5,", "1]", "0.15", "min_excess", "0.8", "0", "of", "16"],
+        ]
+
+
+def test_the_heading_names_what_is_extended():
+    report = report_of(verdict("a", "pass", **MEASURED))
+    bases = [{"name": "cnnaudit:residual", "version": 3}, {"name": "../base.yaml", "version": 0}]
+    for without, told in ([], ""), (["x", "y"], ", without x, y"):
+        extended = replace(report, spec={**report.spec, "extends": bases, "without": without})
+        line = render(extended, "text").splitlines()[2]
+        assert line == f"rules  extends cnnaudit:residual (version 3), ../base.yaml{told}"
+
+
+def test_a_rule_of_a_pack_takes_one_line_where_it_does_not_apply():
+    def nowhere(site, detail, **facts):
+        return verdict("everywhere", "not_applicable", site=site, detail=f"Not measured: {detail}.", **facts)
+
+    elsewhere = [("layer1", "no zeros"), ("layer2", "no zeros"), ("layer3", "one position")]
+    own = sections(verdict("a", "pass", **MEASURED), *(nowhere(*each) for each in elsewhere))
+    assert own[2].splitlines() == [
+        "n/a   everywhere at layer1 and 1 more site: no zeros.",
+        "n/a   everywhere at layer3: one position.",
+    ]
+    pack = sections(verdict("a", "pass", **MEASURED), *(nowhere(*each, **NOTE) for each in elsewhere))
+    assert pack[2] == "n/a   everywhere at layer1 and 2 more sites: no zeros. (and 1 more reason: see --format json)"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def outcomes(*given, severity="error", undecided="fail"):
 
 
 P, F, U, N, E = Outcome.PASS, Outcome.FAIL, Outcome.UNDECIDED, Outcome.NOT_APPLICABLE, Outcome.ERROR
+M = Outcome.MEASURED
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,12 @@ P, F, U, N, E = Outcome.PASS, Outcome.FAIL, Outcome.UNDECIDED, Outcome.NOT_APPLI
         ([E], 2),
         ([E, F, U, P], 2),
         ([], 2),  # nothing was judged
+        ([M], 2),
+        ([M, N], 2),
+        ([M, P], 0),
+        ([M, F], 1),
+        ([M, U], 3),
+        ([M, E], 2),
     ],
 )
 def test_exit_codes(given, code):
@@ -193,5 +200,42 @@ def test_a_rule_is_as_grave_as_its_gravest_site():
         verdict(N, rule="skipped"),
     )
     assert [found.outcome(r) for r in ("mixed", "failing", "broken", "skipped", "unknown")] == [U, F, E, N, N]
-    assert found.summary["rules"] == {"pass": 0, "fail": 1, "undecided": 1, "not_applicable": 1, "error": 1}
-    assert found.summary["verdicts"] == {"pass": 2, "fail": 2, "undecided": 2, "not_applicable": 2, "error": 1}
+    assert found.summary["rules"] == {
+        "pass": 0,
+        "fail": 1,
+        "undecided": 1,
+        "measured": 0,
+        "not_applicable": 1,
+        "error": 1,
+    }
+    assert found.summary["verdicts"] == {
+        "pass": 2,
+        "fail": 2,
+        "undecided": 2,
+        "measured": 0,
+        "not_applicable": 2,
+        "error": 1,
+    }
+
+
+def test_measuring_decides_nothing_where_anything_is_judged():
+    found = report(
+        *(verdict(o, rule="judged") for o in (M, P)),
+        *(verdict(o, rule="shown", severity="note") for o in (M, N)),
+        *(verdict(o, rule="broken", severity="note") for o in (M, E)),
+    )
+    assert [found.outcome(r) for r in ("judged", "shown", "broken")] == [P, M, E]
+    assert found.summary["rules"]["measured"] == 1
+    assert found.summary["verdicts"]["measured"] == 3
+
+
+def test_a_rule_stands_in_the_file_that_it_was_taken_over_from():
+    found = report(verdict(), verdict(file="cnnaudit:recommended", line=12), verdict(line=0))
+    assert [found.where(v) for v in found.verdicts] == ["x.audit.yaml:4", "cnnaudit:recommended:12", "x.audit.yaml"]
+
+
+def test_a_report_from_before_there_were_twins_and_packs_is_read():
+    body = json.loads(report(FULL).to_json())
+    for key in ("null", "file", "pack"):
+        del body["verdicts"][0][key]
+    assert Report.from_json(json.dumps(body)).verdicts == (FULL,)

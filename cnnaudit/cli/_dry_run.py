@@ -32,7 +32,7 @@ def describe(prepared: Prepared) -> str:
     columns = ["site", "op", "units", "map", "kernel", "stride", "sees", "taps", "KiB", "rules"]
     parts = [
         tabulate(sites, headers=columns, disable_numparse=True),
-        tabulate(rules, headers=["#", "rule", "line", "sites", "n/a", needed], disable_numparse=True),
+        tabulate(rules, headers=["#", "rule", "line", "bound", "sites", "n/a", needed], disable_numparse=True),
         *absent,
         f"{len(own)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
         f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",
@@ -52,7 +52,7 @@ def _site(site: Site, prepared: Prepared) -> Sequence[str]:
     kind = f"{site.operator} {site.op}" if site.operator else str(site.op)
     mine = [c for c in plan.checks if c.places[-1:] == (site,) and c.probe is not None]
     numbers = [str(i) for i, rule in enumerate(prepared.spec.rules, 1) if any(c.rule is rule for c in mine)]
-    size = sum(p.statistic.size(p, plan.groups, prepared.classes) for p in {c.probe for c in mine} if p)
+    size = sum(p.statistic.size(p, plan.groups, prepared.classes) for p in {p for c in mine for p in c.probes})
     return [
         site.path,
         f"global {kind}" if site.is_global else kind,
@@ -73,7 +73,9 @@ def _rule(number: int, rule: Rule, prepared: Prepared) -> Sequence[str]:
     judged = [c for c in checks if c.probe is not None]
     needed = max((c.images(prepared.classes, alpha) for c in judged), default=0)
     counts = [str(len(judged)), str(len(checks) - len(judged))]
-    return [str(number), rule.id, str(rule.line), *counts, f"{needed:,}" if judged else ""]
+    line = f"{rule.file}:{rule.line}" if rule.file else str(rule.line)
+    bounds = ", ".join(f"{side} {bound:g}" for side, bound in rule.bounds.items()) or "measured only"
+    return [str(number), rule.id, line, bounds, *counts, f"{needed:,}" if judged else ""]
 
 
 def _times(shape: Sequence[int]) -> str:

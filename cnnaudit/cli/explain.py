@@ -1,34 +1,75 @@
-"""``cnnaudit explain``: what can be measured, and what it means."""
+"""``cnnaudit explain``: what can be measured, what it means, and which rules packs hold."""
 
 from __future__ import annotations
 
-from textwrap import indent
+from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 import click
 from tabulate import tabulate
 
+from cnnaudit.errors import LoadError
+
 if TYPE_CHECKING:
     from cnnaudit.metrics import Metric
+    from cnnaudit.spec import Rule, Vocabulary
 
-__all__ = ["command", "story"]
+__all__ = ["command", "pack", "story"]
 
 
 @click.command()
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List all metrics, or tell the whole story of metric NAME."""
+    """List all metrics and packs, or tell the whole story of the metric or pack NAME."""
     from cnnaudit.metrics import registry, vocabulary  # noqa: PLC0415 - pydantic is imported when it is needed, not for --help
+    from cnnaudit.spec import packs  # noqa: PLC0415
 
     if name is None:
         click.echo("\n\n".join(_entry(metric) for metric in registry().values()))
+        known = packs()
         click.echo(
             "\nCost: weights reads no image; light adds little to a forward pass, medium some tenths, heavy more "
             "than that, or seconds a site at the end.\n`cnnaudit explain NAME` tells the whole story of one of them."
+            f"\n\nPacks of rules, for `extends:`: {', '.join(known)}. `cnnaudit explain {known[0]}` tells its rules."
         )
+        return
+    if ":" in name:
+        click.echo(pack(name))
         return
     entry, _ = vocabulary().find(name)
     click.echo(story(registry()[entry.name]))
+
+
+def pack(name: str) -> str:
+    """Return the rules of a pack with what they are there for."""
+    from cnnaudit.metrics import vocabulary  # noqa: PLC0415 - see above
+    from cnnaudit.spec import from_mapping, packs  # noqa: PLC0415
+    from cnnaudit.spec.messages import did_you_mean, quoted  # noqa: PLC0415
+
+    if name not in packs():
+        raise LoadError(
+            f"no pack is called {quoted(name)}{did_you_mean(name, packs()) or ';'} there are {', '.join(packs())}"
+        )
+    known = vocabulary()
+    spec = from_mapping({"cnnaudit": 1, "extends": name}, known)
+    base = spec.extends[-1]
+    about = fill(f"{base.name}, version {base.version}: {base.about}", 100)
+    return "\n\n".join([about, *(_rule(rule, known) for rule in spec.rules)])
+
+
+def _rule(rule: Rule, known: Vocabulary) -> str:
+    bounds = " and ".join(f"{side} {bound:g}" for side, bound in rule.bounds.items())
+    usual = known.metrics[rule.metric].params().model_dump()
+    told = [
+        f"{rule.metric}.{rule.field}",
+        f"{bounds} ({rule.severity})" if bounds else "measured, not judged",
+        *([f"op {rule.op}"] if rule.op else []),
+        *([f"at {' or '.join(rule.at)}"] if rule.at != ("**",) else []),
+        *([f"of the {rule.estimand}"] if rule.estimand else []),
+        *(f"{key} {value}" for key, value in rule.params.items() if value != usual[key]),
+    ]
+    why = fill(rule.why, 100, initial_indent="  ", subsequent_indent="  ")
+    return f"{rule.id}: {', '.join(told)}\n{why}"
 
 
 def _entry(metric: Metric) -> str:

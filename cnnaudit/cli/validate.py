@@ -24,5 +24,7 @@ def command(ctx: click.Context, specs: tuple[str, ...]) -> None:
             wrong = True
             click.echo(str(error))
         else:
-            click.echo(f"{path}: {len(spec.rules)} rules, no mistakes")
+            taken = sum(bool(rule.pack) for rule in spec.rules)
+            told = f" ({taken} taken over from {', '.join(base.name for base in spec.extends)})" if taken else ""
+            click.echo(f"{path}: {len(spec.rules)} rules{told}, no mistakes")
     ctx.exit(2 if wrong else 0)

@@ -106,8 +106,12 @@ class Dataflow:
         """Pixels of the input between neighbouring positions."""
         return self._fields[node].jump
 
+    def depends_on_all(self, node: Node) -> bool:
+        """Whether every position also depends on the whole input, by a gate or a norm over positions."""
+        return self._fields[node].everywhere
+
     def interior(self, node: Node) -> tuple[tuple[int, int], ...]:
-        """For each dimension the first position that sees nothing but the input, and the one behind the last."""
+        """For each dimension the first position that sees no border of the input, and the one behind the last."""
         axis = self.axes[node] or 1
         positions = [size for d, size in enumerate(ops.static_shape(node), 1) if d != axis]
         return self._fields[node].interior(positions, self.input_size)

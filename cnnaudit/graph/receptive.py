@@ -33,7 +33,7 @@ class Field:
     everywhere: bool = False
 
     def interior(self, positions: Sequence[int], pixels: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """The positions that see nothing but the input: for each dimension the first, and the one behind the last.
+        """The positions that see no border of the input: for each dimension the first, and the one behind the last.
 
         Args:
             positions: Extent of the map.
@@ -45,7 +45,7 @@ class Field:
         for size, jump, origin, extent, limit in zip(self.size, self.jump, self.origin, positions, pixels, strict=True):
             seen = ((p, origin + p * jump) for p in range(extent))
             inside = [p for p, first in seen if first >= 0 and first + size <= limit]
-            found.append((inside[0], inside[-1] + 1) if inside and not self.everywhere else (0, 0))
+            found.append((inside[0], inside[-1] + 1) if inside and jump else (0, 0))
         return tuple(found)
 
 

@@ -94,6 +94,7 @@ def _site(
         receptive_field=flow.receptive_field(node),
         jump=flow.jump(node),
         interior=flow.interior(ops.picked(node)),
+        depends_on_all=flow.depends_on_all(node),
         macs=flow.macs.get(node, 0),
         macs_after=flow.macs_after(node),
         depth=flow.depth[node],
@@ -209,6 +210,8 @@ def _sliding_pool(flow: Dataflow, node: Node) -> Site | None:
         stride=window.stride,
         padding=padding,
         dilation=window.dilation,
+        # Where padding is written before it the window ends in that, not at the map's end.
+        ceil_mode=source is ops.arguments(node)["self"] and bool(ops.arguments(node).get("ceil_mode")),
         downsamples=math.prod(outputs[1:]) < math.prod(inputs[1:])
         and (not window.stride or _shrinks(inputs, outputs, window.stride)),
         is_global=math.prod(outputs[1:]) == 1 and bool(covers),

@@ -12,20 +12,25 @@ from cnnaudit.intervals.binomial import Binomial
 from cnnaudit.intervals.bounded import BoundedMean
 from cnnaudit.intervals.conjunction import Conjunction
 from cnnaudit.intervals.crossing import Crossing
+from cnnaudit.intervals.difference import Difference, difference
 from cnnaudit.intervals.exact import Exact
 from cnnaudit.intervals.independent import Independent
 from cnnaudit.intervals.indicator import Indicator, Share
 from cnnaudit.intervals.inverted import Inverted
 from cnnaudit.intervals.jackknife import Debiased, Jackknife
+from cnnaudit.intervals.largest import Largest
 from cnnaudit.intervals.linearised import delta_error, linearised_ratio, paired_difference, relative_variance
+from cnnaudit.intervals.mapped import Mapped
 from cnnaudit.intervals.normal import Normal
 from cnnaudit.intervals.rare import RareEvent
+from cnnaudit.intervals.rescaled import SQUARED_CORRELATION, Rescaled
 from cnnaudit.intervals.sequences import Betting, ConfidenceSequence, EmpiricalBernstein
 from cnnaudit.intervals.shifted import Shifted
 from cnnaudit.intervals.transformed import FISHER, UNEXPLAINED, Transformed
 
 __all__ = [
     "FISHER",
+    "SQUARED_CORRELATION",
     "UNEXPLAINED",
     "Array",
     "Betting",
@@ -35,20 +40,25 @@ __all__ = [
     "Conjunction",
     "Crossing",
     "Debiased",
+    "Difference",
     "EmpiricalBernstein",
     "Exact",
     "Independent",
     "Indicator",
     "Inverted",
     "Jackknife",
+    "Largest",
+    "Mapped",
     "Normal",
     "RareEvent",
+    "Rescaled",
     "Share",
     "Shifted",
     "Transformed",
     "Uncertain",
     "delong",
     "delta_error",
+    "difference",
     "linearised_ratio",
     "paired_difference",
     "relative_variance",

@@ -83,8 +83,14 @@ class Block:
                 f"sampling.crop of {' x '.join(map(str, size))} pixels cannot be cut from images of "
                 f"{' x '.join(map(str, spatial))}"
             )
+        if self.masks is not None and tuple(self.masks.shape[-len(size) :]) != spatial:
+            raise LoadError(
+                "sampling.crop takes the middle of masks as well, so they must be of the images' size: "
+                f"{' x '.join(map(str, spatial))}, not {' x '.join(map(str, self.masks.shape[-len(size) :]))}"
+            )
         middle = [slice((c - s) // 2, (c - s) // 2 + s) for c, s in zip(spatial, size, strict=True)]
-        return replace(self, images=self.images[:, :, *middle], canvas=self.images)
+        masks = None if self.masks is None else self.masks[..., *middle]
+        return replace(self, images=self.images[:, :, *middle], masks=masks, canvas=self.images)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
         """Return the block on a device, its images as numbers of this type.

@@ -14,8 +14,8 @@ from cnnaudit.intervals import Exact, RareEvent, Shifted, Uncertain
 from cnnaudit.lazy import torch
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.metrics.capacity_bound import capacity
-from cnnaudit.metrics.usable_information import enough_images, fewest_images, share
-from cnnaudit.probe import clustered_mean, surprise, usable
+from cnnaudit.metrics.usable_information import enough_images, fewest_images
+from cnnaudit.probe import Readers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import LevelHistogram, PairSample
 
@@ -98,19 +98,17 @@ def bottleneck(
     H(Y) open. ``proved: 0`` proves nothing, and is what nearly all layers have. Wide maps are projected, each width by
     signs of its own; that is a part of the definition and no part of the interval. Gate: as in usable_information.
     """
-    labels, clusters = numbers(sample.labels).astype(np.int64), numbers(sample.clusters).astype(np.int64)
-    before, after = (usable(x.cpu().numpy(), labels, clusters) for x in sample.features)
+    readers = Readers(sample.labels, sample.clusters)
+    before, after = (readers.fitted(x).gain for x in sample.features)
     lost = before - after
-    told = surprise(labels)
-    entropy = float(told.mean())
     bits = np.array([float(capacity(sample.levels).sum())])
     return {
-        "drop": clustered_mean(lost.influence, clusters, lost.spread, entropy),
-        "relative": share(lost, told, clusters),
-        "information_in": clustered_mean(before.influence, clusters, before.spread, entropy),
-        "information_out": clustered_mean(after.influence, clusters, after.spread, entropy),
+        "drop": readers.bits(lost),
+        "relative": readers.share(lost),
+        "information_in": readers.bits(before),
+        "information_out": readers.bits(after),
         "capacity": Exact(bits),
-        "proved": RareEvent(_at_most(sample.levels, bits, sample.n_sources), entropy),
+        "proved": RareEvent(_at_most(sample.levels, bits, sample.n_sources), readers.entropy),
     }
 
 

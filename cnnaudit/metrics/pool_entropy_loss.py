@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,45 +14,55 @@ from cnnaudit.lazy import torch
 from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import WindowHistogram, Windows
-from cnnaudit.statistics.window_histogram import CELLS, cell_levels, default_levels, pooled_level
+from cnnaudit.statistics.window_histogram import CELLS, MOST_CELLS, cell_levels, default_levels, pooled_level
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cnnaudit.statistics.window_histogram import Stratum
 
 Estimator = Literal["grassberger", "chao_shen", "miller_madow", "plugin"]
 _OPERATORS = ("max", "avg", "min", "stride")
 
 
+_NEIGHBOURS = ("density_ratio", "retained", "rate")  # the fields that are of neighbouring values
+
+
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if site.steers:
         return "its result only steers a gate (squeeze-excite) and is meant to be a summary"
-    if not site.kernel:
-        return "its windows differ in shape (adaptive pooling of a size that does not divide)"
-    windows = Windows.of(site)
-    if windows.total == 0:
+    if not site.taps["input"].spatial:
+        return "a vector has no windows"
+    strata = Windows.strata(site)
+    if strata[0].total == 0:
         return "every window touches padding"
-    if 2**windows.entries > CELLS:
-        return f"a joint histogram of {windows.entries} values does not fit {CELLS} cells"
+    entries = max(windows.entries for windows in strata)
+    if 2**entries > CELLS:
+        return f"a joint histogram of {entries} values does not fit {CELLS} cells"
     levels = params.get("levels") or default_levels(site)
-    if levels**windows.entries > CELLS:
-        return f"{levels} levels of {windows.entries} values do not fit {CELLS} cells; use {default_levels(site)}"
-    return _no_density(windows, levels) if field == "density_ratio" else None
+    if levels**entries > MOST_CELLS:
+        return f"{levels} levels of {entries} values do not fit {MOST_CELLS} cells; use {default_levels(site)}"
+    return _no_neighbours(strata[0], levels) if field in _NEIGHBOURS else None
 
 
-def _no_density(windows: Windows, levels: int) -> str | None:
+def _no_neighbours(windows: Windows, levels: int) -> str | None:
     if not windows.blocks:
         return "the output has no neighbours to take together"
     neighbours = 2 ** len(windows.spatial)
-    if levels**neighbours > CELLS:
-        return f"{levels} levels of {neighbours} neighbours do not fit {CELLS} cells"
+    if levels**neighbours > MOST_CELLS:
+        return f"{levels} levels of {neighbours} neighbours do not fit {MOST_CELLS} cells"
     return None
 
 
 def _gate(counts: WindowHistogram, site: Site, field: str, params: Mapping[str, Any]) -> Gate | None:
     if params.get("estimator") == "plugin":
         return None
-    read = ("outputs", "inputs") if field == "density_ratio" else ("windows",)
-    short = [_shortage(cells) for name in read if (cells := counts.counts(name)) is not None]
+    if field in _NEIGHBOURS:
+        short = [_shortage(cells) for name in ("outputs", "inputs") if (cells := counts.counts(name)) is not None]
+    else:
+        # The bias that few windows leave is the mean of the strata's, as the loss is.
+        strata = [stratum.share * _shortage(stratum.counts) for stratum in counts.strata]
+        short = [torch.stack(strata).sum(0)] if strata else []
     if not short:
         return None
     most = torch.stack(short).amax(0)
@@ -89,6 +100,10 @@ _DENSER = ("The pool makes the map denser than the rule allows.", "Compare with 
         "relative": Field("fraction", "share of the window's entropy that is lost", "lower", _LITTLE, _MUCH),
         "bits": Field("bits/window", "entropy that is lost", "lower", _LITTLE, _MUCH),
         "density_ratio": Field("ratio", "entropy per value after the pool over before", "higher", _SPARSER, _DENSER),
+        "retained": Field(
+            "ratio", "entropy of the whole output over that of the whole input", "higher", _MUCH, _LITTLE
+        ),
+        "rate": Field("bits/value", "entropy that is lost for each input value", "lower", _LITTLE, _MUCH),
         "relative_max": Field("fraction", "relative loss had it been max pooling", "lower", _LITTLE, _MUCH),
         "relative_avg": Field("fraction", "relative loss had it been average pooling", "lower", _LITTLE, _MUCH),
         "relative_min": Field("fraction", "relative loss had it been min pooling", "lower", _LITTLE, _MUCH),
@@ -98,7 +113,7 @@ _DENSER = ("The pool makes the map denser than the rule allows.", "Compare with 
     recommended=True,
     identity=("levels",),
     cost="medium: a row gather of the sampled windows and a joint histogram",
-    version=2,
+    version=3,
     applies=_applies,
     gate=_gate,
     images=lambda need: 50,  # noqa: ARG005
@@ -117,13 +132,21 @@ def pool_entropy_loss(
     zero a level of its own); the operator acts on the quantised values and its result P is quantised on the
     same grid. P is then a function of W, and the loss is H(W | P) = H(W) - H(P) exactly (arXiv 1203.6791).
     ``bits`` is that loss, ``relative`` is it over H(W). ``relative_max``, ``_avg``, ``_min``, ``_stride`` are
-    the relative losses that these operators would have on the same windows. ``density_ratio`` is the entropy
-    per value of 2x2 neighbouring outputs over that of 2x2 neighbouring inputs: above 1 the pool made the map
-    denser.
+    the relative losses that these operators would have on the same windows.
 
-    Unit and range. ``relative`` in [0, 1]; bits per window in [0, H(W)]; ``density_ratio`` >= 0. One value for
-    each kernel. The number of levels belongs to the value: other levels give other numbers, and a 3x3 window
-    (2 levels) is not comparable with a 2x2 window (8 levels).
+    Where windows differ in shape (``ceil_mode`` cuts off the last ones, an adaptive pool's size does not divide the
+    map's), each shape s has a distribution of its own, on the same grid, and a share q_s of the windows: ``bits`` is
+    sum q_s (H_s(W) - H_s(P)), ``relative`` is it over sum q_s H_s(W).
+
+    ``density_ratio``, ``retained`` and ``rate`` compare neighbours: h_out is the entropy per value of 2x2 neighbouring
+    outputs (two along each dimension) of windows of the most frequent shape, h_in that of 2x2 neighbouring inputs.
+    ``density_ratio`` is h_out / h_in: above 1 the pool made the map denser. With S input values for each output
+    (product of the strides) ``rate`` is h_in - h_out / S, and ``retained`` is h_out / (S h_in). They are of the map,
+    not of a window: ``rate`` times the number of input values is the loss of a whole map, away from its border.
+
+    Unit and range. ``relative`` in [0, 1]; bits per window in [0, H(W)]; ``density_ratio`` and ``retained`` >= 0;
+    ``rate`` in bits per input value. One value for each kernel. The number of levels belongs to the value: other levels
+    give other numbers, and a 3x3 window (2 levels) is not comparable with a 2x2 window (8 levels).
 
     Estimator and bias. Grassberger; the plug-in would understate H(W) and so the loss. Chao-Shen takes what was not
     met from every cell alike, also from the one of zeros that most windows of a sparse map fall into, and overstates
@@ -133,26 +156,54 @@ def pool_entropy_loss(
     Interval. Delete-a-group jackknife over images: the windows of one image are not independent.
 
     Pitfalls. Gate: at least 5 windows for each occupied cell, fewer than 10 % of windows alone in their cell.
-    Windows that touch padding are left out; overlapping windows are each counted whole, so their losses do not
-    add up. A kernel that never varies has no entropy to lose: 0 / 0, undecided.
+    Windows that touch padding are left out. Overlapping windows are each counted whole, and an input in several of
+    them several times, so ``bits`` do not add up over a map; use ``rate`` there. Of a 2x2 pool of stride 2, 4 ``rate``
+    is ``bits`` where neighbouring windows are independent, and more where their results depend on each other; of larger
+    windows that do not overlap, S ``rate`` is ``bits`` where all values are independent. Entropy per value of 2x2
+    neighbours is above the entropy rate of the map, the more the further dependence reaches. Outputs of overlapping
+    windows depend on each other beyond 2x2 even where the inputs do not, which lowers ``rate``, to below 0 perhaps, and
+    raises ``retained``, to above 1 perhaps, though no pool creates information. A kernel that never varies has no
+    entropy to lose: 0 / 0, undecided.
     """
-    joint = counts.counts("windows")
-    if joint is None:
+    whole, kept = operator_entropies(counts, estimator)
+    lost = {name: _difference(whole, h) for name, h in kept.items()}
+    found = {"relative": lost[site.operator] / whole, "bits": lost[site.operator]}
+    found |= _of_neighbours(counts, whole, estimator)
+    return found | {f"relative_{name}": loss / whole for name, loss in lost.items()}
+
+
+def operator_entropies(counts: WindowHistogram, estimator: Estimator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the entropy of a window, and of what each operator makes of it: the mean over windows of all shapes.
+
+    Returns:
+        Bits of shape (kernels,): of the window, and for each of ``max``, ``avg``, ``min`` and ``stride``.
+
+    Raises:
+        ValueError: nothing was counted.
+    """
+    strata = counts.strata
+    if not strata:
         raise ValueError("nothing was folded")
-    edge, centre = counts.calibration["edges"], counts.calibration["centres"]
-    whole = _entropy(joint, estimator)
-    cells = cell_levels(counts.levels, Windows.of(site).entries, joint.device)[None]
+    shares = torch.tensor([stratum.share for stratum in strata], dtype=torch.float64, device=strata[0].counts.device)
+    found = [_stratum_entropies(counts, stratum, estimator) for stratum in strata]
+
+    def mean(entropies: list[Tensor]) -> Tensor:
+        return (shares[:, None] * torch.stack(entropies)).sum(0)
+
+    whole = mean([window for window, _ in found])
+    return whole, {name: mean([kept[name] for _, kept in found]) for name in _OPERATORS}
+
+
+def _stratum_entropies(
+    counts: WindowHistogram, stratum: Stratum, estimator: Estimator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    joint, edge, centre = stratum.counts, counts.calibration["edges"], counts.calibration["centres"]
+    cells = cell_levels(counts.levels, stratum.entries, joint.device)[None]
     # Only the average depends on the kernel: on what its levels stand for.
     own = {"avg": cells.expand(len(joint), -1, -1)}
     results = {name: pooled_level(own.get(name, cells), name, edge, centre) for name in _OPERATORS}
     kept = {name: _entropy(_regrouped(joint, result, counts.levels), estimator) for name, result in results.items()}
-    lost = {name: _difference(whole, h) for name, h in kept.items()}
-    found = {
-        "relative": lost[site.operator] / whole,
-        "bits": lost[site.operator],
-        "density_ratio": _density_ratio(counts, whole, estimator),
-    }
-    return found | {f"relative_{name}": loss / whole for name, loss in lost.items()}
+    return _entropy(joint, estimator), kept
 
 
 def _entropy(counts: Tensor, estimator: Estimator) -> Tensor:
@@ -172,8 +223,13 @@ def _difference(whole: Tensor, kept: Tensor) -> Tensor:
     return torch.where(lost > 1e-12 * (1 + whole), lost, torch.zeros_like(lost))
 
 
-def _density_ratio(counts: WindowHistogram, like: Tensor, estimator: Estimator) -> Tensor:
+def _of_neighbours(counts: WindowHistogram, like: Tensor, estimator: Estimator) -> dict[str, Tensor]:
     outputs, inputs = counts.counts("outputs"), counts.counts("inputs")
     if outputs is None or inputs is None:
-        return torch.full_like(like, torch.nan)
-    return _entropy(outputs, estimator) / _entropy(inputs, estimator)
+        return dict.fromkeys(_NEIGHBOURS, torch.full_like(like, torch.nan))
+    windows = Windows.of(counts.probe.site)
+    spacing = math.prod(windows.spacing)
+    before, after = _entropy(inputs, estimator), _entropy(outputs, estimator)
+    ratio = after / before
+    rate = (before - after / spacing) / 2 ** len(windows.spatial)
+    return {"density_ratio": ratio, "retained": ratio / spacing, "rate": rate}

@@ -25,8 +25,8 @@ def _where(site: Site) -> bool:
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if site.steers:
         return "its result only steers a gate (squeeze-excite) and is meant to be a summary"
-    if not site.kernel:
-        return "its windows differ in shape (adaptive pooling of a size that does not divide)"
+    if not site.taps["input"].spatial:
+        return "a vector has no windows"
     if Windows.of(tile(site)).total == 0:
         return "every window touches padding"
     if site.op is not Op.POOL and field != "loss":
@@ -74,6 +74,7 @@ _LITTLE = ("The windows are nearly empty: there is little that could be lost.", 
     applies=_applies,
     images=_images,
     gate=_gate,
+    version=2,
 )
 def pool_information_dimension_loss(
     tally: WindowActivity,
@@ -101,7 +102,8 @@ def pool_information_dimension_loss(
 
     Pitfalls. Gate: 50 sources (images, where each is a source of its own), and 50 that hold the active values r that
     were read, (sum r)^2 / sum r^2 over images times sources / images: a ratio that few images carry has an error that
-    few tell, and too small a one. Windows that touch padding are left out. It assumes that active values vary
+    few tell, and too small a one. Windows that touch padding are left out; smaller ones (``ceil_mode``, an adaptive
+    pool of a size that does not divide) count with the values that they hold. It assumes that active values vary
     independently of each other in the sense of having a joint density, and ignores the log2 k bits of where the maximum
     was. Where a kernel is never active the ratio is 0 / 0 and undecided.
     """

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Exact, Uncertain
-from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
-from cnnaudit.probe import FEWEST, Gain, Integers, clustered_mean, surprise, usable
+from cnnaudit.metrics.base import Field, Gate, Need, metric
+from cnnaudit.probe import FEWEST, Readers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ImageSample
-
-if TYPE_CHECKING:
-    from cnnaudit.intervals import Array
 
 
 def fewest_images(need: Need) -> int:
@@ -32,15 +29,6 @@ def enough_images(sample: ImageSample, site: Site, field: str, params: Mapping[s
         return Gate(needed, f"the sample has {held} images of {classes} classes, and {wanted} are needed")
     reason = f"a sample of {most} images is too small for {classes} classes whatever their number"
     return Gate(needed, reason, f"rather the same ones with params: {{images: {wanted}}}")
-
-
-def share(gain: Gain, told: Array, clusters: Integers) -> Uncertain:
-    """Return the mean gain over the mean of what labels tell, linearised."""
-    entropy = told.mean()
-    if not entropy:
-        return clustered_mean(np.full_like(told, np.nan), clusters, 0.0, 0.0)
-    ratio = gain.influence.mean() / entropy
-    return clustered_mean(ratio + (gain.influence - ratio * told) / entropy, clusters, gain.spread / entropy, 1.0)
 
 
 _LITTLE = (
@@ -116,15 +104,12 @@ def usable_information(
     where Shannon's measure is 1. Values compare only at equal ``images``, ``readout`` and ``features``. A projection of
     wide sites blurs: it favours features of large variance.
     """
-    labels, clusters = numbers(sample.labels).astype(np.int64), numbers(sample.clusters).astype(np.int64)
-    gain = usable(sample.features[0].cpu().numpy(), labels, clusters)
-    told = surprise(labels)
-    entropy = float(told.mean())
-    spread = gain.spread
+    readers = Readers(sample.labels, sample.clusters)
+    gain = readers.fitted(*sample.features).gain
     return {
-        "information": clustered_mean(gain.influence, clusters, spread, entropy),
-        "fraction": share(gain, told, clusters),
-        "label_entropy": clustered_mean(told, clusters, 0.0, 0.0),
+        "information": readers.bits(gain),
+        "fraction": readers.share(gain),
+        "label_entropy": readers.label_entropy,
         "parameters": Exact(np.array([float(gain.parameters)])),
-        "seed_spread": Exact(np.array([spread])),
+        "seed_spread": Exact(np.array([gain.spread])),
     }

@@ -22,4 +22,5 @@ def _entry(metric: Metric) -> MetricEntry:
         summary=metric.summary,
         dataset_fields=frozenset(name for name, field in metric.fields.items() if field.exact),
         of_pairs=metric.of_pairs,
+        beside={name: field.beside for name, field in metric.fields.items() if field.beside},
     )

@@ -1,4 +1,4 @@
-"""The report for a terminal: what is wrong first, then a table of all rules, then one line."""
+"""The report for a terminal: what is wrong first, a table of all rules, what was measured only, and one line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ __all__ = ["block", "margin", "number", "render"]
 
 _WIDTH = 110
 _NAMED = 6
+_LISTED = 8
 _LOUD = (Outcome.ERROR, Outcome.FAIL, Outcome.UNDECIDED)
 _WORDS = {
     Outcome.PASS: "passed",
     Outcome.FAIL: "failed",
     Outcome.UNDECIDED: "undecided",
+    Outcome.MEASURED: "measured only",
     Outcome.NOT_APPLICABLE: "not applicable",
     Outcome.ERROR: "could not be evaluated",
 }
@@ -35,7 +37,7 @@ def render(report: Report) -> str:
             found = [v for v in report.verdicts if v.rule == rule and v.outcome is outcome]
             if found:
                 parts.append(block(sorted(found, key=margin), report))
-    parts += [_table(report), *_not_applicable(report), *_error(report)]
+    parts += [_table(report), *_measured_only(report), *_not_applicable(report), *_error(report)]
     parts += [_wrapped("note  ", note) for note in report.notes]
     parts.append(_last_line(report))
     return "\n\n".join(parts) + "\n"
@@ -47,9 +49,8 @@ def block(verdicts: Sequence[Verdict], report: Report) -> str:
     Eight lines about the worst; one more for the rule's own reason and one for the other sites, where there are any.
     """
     verdict, *others = verdicts
-    place = f"{report.spec['path']}:{verdict.line}" if verdict.line else report.spec["path"]
     severity = "" if verdict.severity == "error" else f"  ({verdict.severity})"
-    lines = [f"{verdict.outcome.upper()}  {verdict.rule}{severity}  {place}"]
+    lines = [f"{verdict.outcome.upper()}  {verdict.rule}{severity}  {report.where(verdict)}"]
     if verdict.why:
         lines.append(_wrapped("  why       ", verdict.why))
     if verdict.site:
@@ -60,7 +61,7 @@ def block(verdicts: Sequence[Verdict], report: Report) -> str:
         lines.append(_wrapped("  also      ", _others(others)))
     if verdict.value is not None:
         lines += [
-            f"  measured  {_measured(verdict, report)}",
+            _wrapped("  measured  ", _measured(verdict, report)),
             f"  bound     {verdict.side} {number(verdict.bound)}",
             *([_wrapped("  beside    ", beside)] if (beside := _beside(verdict)) else []),
             _wrapped("  units     ", _units(verdict)),
@@ -95,7 +96,18 @@ def _heading(report: Report) -> str:
     return (
         f"model  {model['source']}{weights}: {sites}\n"
         f"data   {data['source']}: {data['n_images']:,}{of} images{_sources(data)}, order {data['order']}"
+        f"{_extended(report.spec)}"
     )
+
+
+def _extended(spec: Mapping[str, Any]) -> str:
+    """Where rules were taken over from."""
+    bases = spec.get("extends", ())
+    if not bases:
+        return ""
+    names = [f"{base['name']} (version {base['version']})" if base["version"] else base["name"] for base in bases]
+    without = f", without {', '.join(spec['without'])}" if spec.get("without") else ""
+    return "\n" + _wrapped("rules  ", f"extends {', '.join(names)}{without}")
 
 
 def _sources(data: Mapping[str, Any]) -> str:
@@ -103,10 +115,13 @@ def _sources(data: Mapping[str, Any]) -> str:
 
 
 def _measured(verdict: Verdict, report: Report) -> str:
-    return (
-        f"{verdict.metric}.{verdict.field} = {number(verdict.value)} {verdict.unit}, "
-        f"{_percent(report.settings['confidence'])} interval [{number(verdict.low)}, {number(verdict.high)}]"
-    )
+    name = f"{verdict.metric}.{verdict.field}"
+    interval = f"{_percent(report.settings['confidence'])} interval [{number(verdict.low)}, {number(verdict.high)}]"
+    told = f"{number(verdict.value)} {verdict.unit}"
+    if verdict.side == "min_excess":
+        return f"{name}: excess {told} over its null twin's {number(verdict.null)}, {interval}"
+    twin = "" if verdict.null is None else f"; its null twin has {number(verdict.null)}"
+    return f"{name} = {told}, {interval}{twin}"
 
 
 def _beside(verdict: Verdict) -> str:
@@ -154,6 +169,8 @@ def _row(report: Report, rule: str) -> Sequence[str]:
     outcome = report.outcome(rule)
     judged = [v for v in mine if v.outcome is not Outcome.NOT_APPLICABLE and v.site]
     agreeing = [v for v in mine if v.outcome is outcome]
+    if outcome is Outcome.MEASURED:
+        return _measured_row(rule, agreeing)
     worst = min(agreeing, key=margin)
     sites = f"{sum(v.outcome is Outcome.PASS for v in judged)}/{len(judged)}"
     skipped = len([v for v in mine if v.outcome is Outcome.NOT_APPLICABLE])
@@ -165,17 +182,89 @@ def _row(report: Report, rule: str) -> Sequence[str]:
     return [outcome.upper(), rule, shown, worst.place, number(worst.value), interval, bound]
 
 
+def _measured_row(rule: str, verdicts: Sequence[Verdict]) -> Sequence[str]:
+    """Without a bound no site is the worst: the range over all of them, or the value at the only one."""
+    start = ["MEASURED", rule, str(len(verdicts))]
+    if len(verdicts) == 1 and verdicts[0].value is not None:
+        (only,) = verdicts
+        return [*start, only.place, number(only.value), f"[{number(only.low)}, {number(only.high)}]", ""]
+    values = [v.value for v in verdicts if v.value is not None and not math.isnan(v.value)]
+    told = f"{number(min(values))} to {number(max(values))}" if values else "undefined"
+    return [*start, "", told, "", ""]
+
+
+def _measured_only(report: Report) -> Iterator[str]:
+    """For each rule without a bound its sites."""
+    for rule in report.spec["rules"]:
+        found = [v for v in report.verdicts if v.rule == rule and v.outcome is Outcome.MEASURED]
+        if found:
+            yield _sites(found, report)
+
+
+def _sites(verdicts: Sequence[Verdict], report: Report) -> str:
+    first = verdicts[0]
+    lines = [f"MEASURED  {first.rule}  {report.where(first)}"]
+    if first.why:
+        lines.append(_wrapped("  why       ", first.why))
+    shown = _ends(verdicts)
+    twin = any(v.null is not None for v in verdicts)
+    rows = [
+        [
+            v.place,
+            number(v.value),
+            f"[{number(v.low)}, {number(v.high)}]",
+            *([number(v.null)] if twin else []),
+            _span(v),
+        ]
+        for v in shown
+    ]
+    headers = ["site", f"{first.metric}.{first.field}", "interval", *(["null twin"] if twin else []), first.unit]
+    table = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
+    lines += [f"  {line}".rstrip() for line in table.splitlines()]
+    if len(shown) < len(verdicts):
+        lines.append(f"  {_count(len(verdicts) - len(shown), 'site')} with values between these: see --format json")
+    remarks: dict[str, list[str]] = {}
+    for v in verdicts:
+        if v.detail:
+            remarks.setdefault(v.detail, []).append(v.place)
+    lines += [_wrapped("  note      ", f"{sites[0]}{_more(sites)}: {told}") for told, sites in remarks.items()]
+    return "\n".join(lines)
+
+
+def _ends(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+    """Of many sites those with the lowest and the highest values, each in the network's order."""
+    if len(verdicts) <= _LISTED:
+        return verdicts
+    defined = [v for v in verdicts if v.value is not None and not math.isnan(v.value)]
+    order = sorted(defined, key=lambda v: v.value or 0.0)
+    kept = {id(v) for v in (*order[: _LISTED // 2], *order[-_LISTED // 2 :])}
+    return [v for v in verdicts if id(v) in kept]
+
+
+def _span(verdict: Verdict) -> str:
+    """What the units of a site reach from and to."""
+    if verdict.units.total < 2 or verdict.reduce == "mean" or not verdict.worst:
+        return "mean of the units" if verdict.reduce == "mean" else ""
+    (_, low, *_), (_, high, *_) = verdict.worst[0], verdict.worst[-1]
+    return f"{number(low)} to {number(high)} over {verdict.units.total} units"
+
+
 def _not_applicable(report: Report) -> Iterator[str]:
-    """For each reason why a rule was not judged somewhere, one line."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """For each reason why a rule was not judged somewhere, one line; of a pack's rule one in all."""
+    reasons: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in report.verdicts:
         if verdict.outcome is Outcome.NOT_APPLICABLE and verdict.site:
-            reasons.setdefault((verdict.rule, verdict.detail), []).append(verdict.place)
+            reasons.setdefault((verdict.rule, "" if verdict.pack else verdict.detail), []).append(verdict)
     if reasons:
-        yield "\n".join(
-            _wrapped("n/a   ", f"{rule} at {sites[0]}{_more(sites)}: {detail.removeprefix('Not measured: ')}")
-            for (rule, detail), sites in reasons.items()
-        )
+        yield "\n".join(_wrapped("n/a   ", _nowhere(found)) for found in reasons.values())
+
+
+def _nowhere(verdicts: Sequence[Verdict]) -> str:
+    first = verdicts[0]
+    others = len({v.detail for v in verdicts}) - 1
+    more = f" (and {_count(others, 'more reason')}: see --format json)" if others else ""
+    told = first.detail.removeprefix("Not measured: ")
+    return f"{first.rule} at {first.place}{_more([v.place for v in verdicts])}: {told}{more}"
 
 
 def _error(report: Report) -> Iterator[str]:
@@ -206,13 +295,15 @@ def margin(verdict: Verdict) -> float:
     """Return how far a verdict's value is on the right side of its bound, negative where it violates it."""
     if verdict.value is None or verdict.bound is None or math.isnan(verdict.value):
         return 0.0
-    return verdict.value - verdict.bound if verdict.side == "min" else verdict.bound - verdict.value
+    return verdict.bound - verdict.value if verdict.side == "max" else verdict.value - verdict.bound
 
 
 def _last_line(report: Report) -> str:
     counts = report.summary["rules"]
     told = ", ".join(f"{counts[str(o)]} {_WORDS[o]}" for o in Outcome if counts[str(o)])
     result = "PASSED" if report.passed else "NOT PASSED"
+    if {v.outcome for v in report.verdicts} <= {Outcome.MEASURED, Outcome.NOT_APPLICABLE}:
+        told += ", nothing judged"
     return f"{result}: {_count(len(report.spec['rules']), 'rule')}, {told} (exit {report.exit_code})"
 
 

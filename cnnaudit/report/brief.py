@@ -21,6 +21,7 @@ _WORDS = {
     Outcome.PASS: "passes",
     Outcome.FAIL: "fails",
     Outcome.UNDECIDED: "is undecided",
+    Outcome.MEASURED: "was measured",
     Outcome.NOT_APPLICABLE: "does not apply",
     Outcome.ERROR: "could not be evaluated",
 }
@@ -35,8 +36,7 @@ def brief(report: Report, rule: str) -> str:
     mine = [v for v in report.verdicts if v.rule == rule]
     concerned = sorted((v for v in mine if v.outcome is outcome), key=margin)
     worst = concerned[0]
-    place = f"{report.spec['path']}:{worst.line}" if worst.line else report.spec["path"]
-    lines = [f"{place}: {rule} {_WORDS[outcome]}{_extent(concerned, mine, report)}"]
+    lines = [f"{report.where(worst)}: {rule} {_WORDS[outcome]}{_extent(concerned, mine, report)}"]
     if worst.why:
         lines += _wrapped("why   ", worst.why, 2)
     if worst.value is not None:
@@ -59,17 +59,25 @@ def _extent(concerned: list[Verdict], mine: list[Verdict], report: Report) -> st
 
 def _table(concerned: list[Verdict]) -> Iterator[str]:
     first = concerned[0]
+    twin, judged = first.null is not None, bool(first.side)
     rows = [
         [
             v.place,
             number(v.value),
             f"[{number(v.low)}, {number(v.high)}]",
-            f"{v.side} {number(v.bound)}",
-            f"{v.units.failing} of {v.units.total}",
+            *([number(v.null)] if twin else []),
+            *([f"{v.side} {number(v.bound)}", f"{v.units.failing} of {v.units.total}"] if judged else []),
         ]
         for v in concerned[:_SHOWN]
     ]
-    headers = ["site", f"{first.metric}.{first.field}", "interval", "bound", "failing"]
+    measured = f"{first.metric}.{first.field}" + (" excess" if first.side == "min_excess" else "")
+    headers = [
+        "site",
+        measured,
+        "interval",
+        *(["null twin"] if twin else []),
+        *(["bound", "failing"] if judged else []),
+    ]
     for line in tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True).splitlines():
         yield f"  {line}".rstrip()
     if len(concerned) > _SHOWN:

@@ -1,6 +1,7 @@
 """Rule files: YAML text -> a frozen `Spec` with line numbers. Never imports what a spec names."""
 
 from cnnaudit.spec import glob
+from cnnaudit.spec.extending import Base, packs
 from cnnaudit.spec.model import Estimand, IfAbsent, Reduce, Rule, Sampling, Severity, Slices, Spec, Undecided
 from cnnaudit.spec.reader import from_mapping, load, loads
 from cnnaudit.spec.schema import json_schema
@@ -8,6 +9,7 @@ from cnnaudit.spec.source import Kind, Role, Source, resolve
 from cnnaudit.spec.vocabulary import MetricEntry, Vocabulary
 
 __all__ = [
+    "Base",
     "Estimand",
     "IfAbsent",
     "Kind",
@@ -27,5 +29,6 @@ __all__ = [
     "json_schema",
     "load",
     "loads",
+    "packs",
     "resolve",
 ]

@@ -19,6 +19,7 @@ NO_RULES = "a file without rules audits nothing: list at least one under rules:"
 
 _MARK = "a mark is a name made of letters, digits and '_', and starts with a letter"
 _BY = "by names one data column, as in by: scanner or by: {column: scanner, min_images: 200}"
+_NULL = "null is twin for newly initialised weights, or {twin: permuted} for the trained ones in another order"
 
 # (keys of the path, pydantic's error type) -> words better than the general ones below
 _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
@@ -31,6 +32,8 @@ _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
     (("marks",), "string_pattern_mismatch"): _MARK,
     (("by",), "string_type"): _BY,
     (("rules", "by"), "string_type"): f"{_BY}; by: false leaves the rule unsliced",
+    (("rules", "null"), "literal_error"): _NULL,
+    (("rules", "null", "twin"), "literal_error"): _NULL,
     (("rules", "id"), "string_too_long"): "an id has at most 100 characters",
 }
 

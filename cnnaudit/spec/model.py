@@ -1,7 +1,7 @@
 """What may be written in a rule file, and what it means.
 
-`File`, `RuleEntry`, `Between`, `Sampling`, `By` and `Load` are the file's shape: pydantic checks it against them, and
-editors show their descriptions as help. `Spec`, `Rule` and `Slices` are its meaning, with every default,
+`File`, `RuleEntry`, `Between`, `Twin`, `Sampling`, `By` and `Load` are the file's shape: pydantic checks it against
+them, and editors show their descriptions as help. `Spec`, `Rule` and `Slices` are its meaning, with every default,
 name and path resolved.
 """
 
@@ -32,6 +32,7 @@ from cnnaudit.spec.messages import quoted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cnnaudit.spec.extending import Base
     from cnnaudit.spec.source import Source
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Severity",
     "Slices",
     "Spec",
+    "Twin",
     "Undecided",
 ]
 
@@ -80,13 +82,17 @@ def _fraction(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-def _several(value: Any) -> Any:
-    """One glob is a list of one."""
-    if value == []:
-        raise ValueError("at selects nothing: give at least one glob, or leave it out")
+def _listed(value: Any) -> Any:
+    """One text is a list of one."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _several(value: Any) -> Any:
+    if value == []:
+        raise ValueError("at selects nothing: give at least one glob, or leave it out")
+    return _listed(value)
 
 
 def _column(value: str) -> str:
@@ -102,6 +108,11 @@ def _column(value: str) -> str:
 
 _Fraction = BeforeValidator(_fraction)
 _Glob: TypeAlias = Annotated[str, AfterValidator(glob.check)]
+_Names: TypeAlias = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 _Globs: TypeAlias = Annotated[
     tuple[_Glob, ...],
     BeforeValidator(_several),
@@ -135,6 +146,16 @@ class Between(_Written):
     to: _Globs = Field(description="Where it ends: every site of these that comes later.", examples=["layer4.**"])
 
 
+class Twin(_Written):
+    """The network that a rule compares with."""
+
+    twin: Literal["fresh", "permuted"] = Field(
+        description="fresh: newly initialised weights; permuted: the trained ones, shuffled within each tensor. "
+        "The statistics of batch norms are measured anew on the audit's images.",
+        examples=["permuted"],
+    )
+
+
 class Load(_Written):
     """A model or data that needs arguments."""
 
@@ -165,9 +186,32 @@ _At: TypeAlias = Annotated[
     Annotated[_Globs, Tag("globs")] | Annotated[Between, Tag("between")],
     Discriminator(lambda value: "between" if isinstance(value, dict) else "globs"),
 ]
+_Null: TypeAlias = Annotated[Annotated[Literal["twin"], Tag("text")] | Annotated[Twin, Tag("mapping")], _Form]
 _ByOrFalse: TypeAlias = Annotated[
     Annotated[_By, Tag("by")] | Annotated[Literal[False], Tag("false")],
     Discriminator(lambda value: "false" if value is False else "by"),
+]
+
+
+def _pixels(value: Any) -> Any:
+    """One side is that of a square."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Side: TypeAlias = Annotated[int, Field(ge=1)]
+_Pixels: TypeAlias = Annotated[
+    Annotated[tuple[_Side, ...], Field(min_length=1, max_length=3)],
+    BeforeValidator(_pixels),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3},
+            ]
+        }
+    ),
 ]
 
 
@@ -192,6 +236,12 @@ class Sampling(_Written):
         default=0.95, description="Confidence of intervals; a bound is decided one-sided at 1 - confidence."
     )
     block: int = Field(default=16, ge=2, description="Images in one forward pass, whatever the loader's batch size.")
+    crop: _Pixels | None = Field(
+        default=None,
+        description="Size of what the network sees of each image: its middle, so many pixels a side. The rest is there "
+        "for metrics that shift the image. By default it sees all.",
+        examples=[224, [192, 256]],
+    )
     max_memory: _Memory = Field(
         default=2**30,
         description="Memory for statistics, in bytes or as 512MiB or 1GiB.",
@@ -232,11 +282,23 @@ class RuleEntry(_Written):
     )
     min: _Bound | None = Field(default=None, description="The value must not be below this.", examples=[0.1])
     max: _Bound | None = Field(default=None, description="The value must not be above this.", examples=[0.6])
+    null: _Null | None = Field(
+        default=None,
+        description="Measure the same in the null twin, the network before it learned anything: twin, or which one.",
+        examples=["twin", {"twin": "permuted"}],
+    )
+    min_excess: _Bound | None = Field(
+        default=None,
+        description="The value must be above that of the null twin by at least this; needs null.",
+        examples=[0.1],
+    )
     share: Annotated[float, Field(gt=0, le=1), _Fraction] = Field(
         default=1.0, description="Fraction of a site's units that must keep to the bounds.", examples=[0.9]
     )
     reduce: Reduce = Field(default="every", description="Judge every unit of a site, or the mean of its units.")
-    severity: Severity = Field(default="error", description="What a failure counts as.")
+    severity: Severity = Field(
+        default="error", description="What a failure counts as. A note needs no bound: it is measured and never judged."
+    )
     estimand: Estimand | None = Field(
         default=None,
         description="What is judged: the population the images come from, or exactly these images. "
@@ -274,6 +336,15 @@ class File(_Written):
         description="The images: an .npz with `images` and `labels`, data.py:build or package.module:build.",
         examples=["digits.npz"],
     )
+    extends: _Names = Field(
+        default=(),
+        description="Packs, or rule files relative to this one, whose rules are taken over. "
+        "A rule of this file with the same id changes such a rule key by key.",
+        examples=["cnnaudit:recommended", ["cnnaudit:residual", "../base.audit.yaml"]],
+    )
+    without: _Names = Field(
+        default=(), description="Ids of rules that are not taken over.", examples=[["dormant-kernels"]]
+    )
     undecided: Undecided = Field(
         default="fail", description="Whether a rule that the images leave undecided fails the audit."
     )
@@ -287,9 +358,8 @@ class File(_Written):
         examples=["scanner", {"column": "scanner", "min_images": 200}],
     )
     rules: tuple[RuleEntry, ...] = Field(
-        description="What must hold; at least one rule.",
+        description="What must hold; at least one rule, where none is taken over.",
         examples=[[{"metric": "activity.dead", "max": 0}]],
-        json_schema_extra={"minItems": 1},  # as a constraint pydantic would count only the rules without mistakes
     )
 
 
@@ -321,7 +391,9 @@ class Rule:
         start: Globs of the sites where pairs start, which end at those of ``at``; empty where there are no pairs.
         by: The slices in each of which the rule must hold, the file's or its own; None for all images together.
         min: Lower bound in the metric's unit, or None.
-        max: Upper bound in the metric's unit, or None; one of the two is given.
+        max: Upper bound in the metric's unit, or None.
+        null: Null twin that is measured as well: ``twin`` (newly initialised) or ``permuted``; empty for none.
+        min_excess: Lower bound of what the value is above its twin's, or None.
         share: Fraction of a site's units that must keep to the bounds, in (0, 1].
         reduce: Whether every unit is judged or the mean of the units.
         severity: What a failure counts as.
@@ -331,6 +403,8 @@ class Rule:
         marks: pytest markers, the file's and its own.
         line: Where the rule starts in the file, from 1; 0 where it comes from Python.
         column: Likewise.
+        file: Which file that is: a pack or a rule file that is extended; empty for the rule file itself.
+        pack: What the rule was taken over from, also where the rule file changes it; empty for its own.
     """
 
     id: str
@@ -344,6 +418,8 @@ class Rule:
     by: Slices | None = None
     min: float | None
     max: float | None
+    null: str = ""
+    min_excess: float | None = None
     share: float
     reduce: Reduce
     severity: Severity
@@ -353,6 +429,14 @@ class Rule:
     marks: tuple[str, ...]
     line: int
     column: int
+    file: str = ""
+    pack: str = ""
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """What is judged, by side: ``min``, ``max``, ``min_excess``; empty where the rule only measures."""
+        sides = {"min": self.min, "max": self.max, "min_excess": self.min_excess}
+        return {side: bound for side, bound in sides.items() if bound is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -362,13 +446,16 @@ class Spec:
     Attributes:
         path: The file, or None.
         directory: Absolute directory that the file's paths are relative to.
-        sha256: Hex digest of the file's bytes; of canonical JSON where the spec comes from Python.
+        sha256: Hex digest of the file's bytes and of all that it extends; of canonical JSON where the spec comes from
+            Python.
         model: Where the model comes from, or None where Python gives it.
         weights: Where the weights come from, or None.
         data: Where the images come from, or None where Python gives them.
         undecided: Whether an undecided rule fails the audit.
         sampling: Which images are read, and how sure a verdict must be.
-        rules: At least one, in the order of the file.
+        rules: At least one, in the order of the file; those that are taken over come last.
+        extends: Packs and rule files that rules are taken over from.
+        without: Ids of rules that are not.
     """
 
     path: Path | None
@@ -380,6 +467,19 @@ class Spec:
     undecided: Undecided
     sampling: Sampling
     rules: tuple[Rule, ...]
+    extends: tuple[Base, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of the rule file."""
+        return {
+            "path": self.name,
+            "sha256": self.sha256,
+            "rules": [rule.id for rule in self.rules],
+            "extends": [{"name": base.name, "version": base.version, "sha256": base.sha256} for base in self.extends],
+            "without": list(self.without),
+        }
 
     @property
     def name(self) -> str:
@@ -391,4 +491,5 @@ class Spec:
 
     def place(self, rule: Rule) -> str:
         """Where a rule stands: ``file:line``."""
-        return f"{self.name}:{rule.line}" if rule.line else self.name
+        name = rule.file or self.name
+        return f"{name}:{rule.line}" if rule.line else name

@@ -7,7 +7,6 @@ one place hides no mistake of meaning in another, not even in the same rule.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -19,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from cnnaudit.errors import LoadError, MetricError, Problem, SpecError
 from cnnaudit.site import Op
 from cnnaudit.spec import source, yaml
-from cnnaudit.spec.messages import NO_RULES, describe
-from cnnaudit.spec.model import Between, By, File, Load, Rule, RuleEntry, Sampling, Slices, Spec
+from cnnaudit.spec.extending import Extension, extend
+from cnnaudit.spec.messages import NO_RULES, describe, did_you_mean, quoted
+from cnnaudit.spec.model import Between, By, File, Load, Rule, RuleEntry, Sampling, Slices, Spec, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from cnnaudit.spec.vocabulary import MetricEntry, Vocabulary
 
 __all__ = ["from_mapping", "load", "loads"]
-
-_VERSION = 1
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -41,12 +39,7 @@ def load(path: str | Path, vocabulary: Vocabulary) -> Spec:
         SpecError: The file cannot be read or has mistakes; all of them are named.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(yaml.MAX_BYTES + 1)
-    except OSError as error:
-        raise SpecError([Problem(_shown(path), 0, 0, f"cannot be read: {error.strerror}")]) from None
-    return _from_bytes(data, vocabulary, path)
+    return _from_bytes(yaml.read(path), vocabulary, path)
 
 
 def loads(text: str, vocabulary: Vocabulary, *, path: str | Path | None = None) -> Spec:
@@ -81,19 +74,18 @@ def from_mapping(mapping: Mapping[str, Any], vocabulary: Vocabulary, *, director
     except (TypeError, ValueError, RecursionError) as error:
         raise SpecError([Problem(file, 0, 0, f"holds more than plain values: {error}")]) from None
     document = yaml.Document(json.loads(canonical), file)
-    return _Reader(document, vocabulary, Path(directory).absolute()).spec(None, canonical)
+    return _read(document, canonical, vocabulary, Path(directory).absolute(), None)
 
 
 def _from_bytes(data: bytes, vocabulary: Vocabulary, path: Path | None) -> Spec:
-    document = yaml.parse(data, "<text>" if path is None else _shown(path))
+    document = yaml.parse(data, "<text>" if path is None else yaml.shown(path))
     directory = Path.cwd() if path is None else path.absolute().parent
-    return _Reader(document, vocabulary, directory).spec(path, data)
+    return _read(document, data, vocabulary, directory, path)
 
 
-def _shown(path: Path) -> str:
-    """A path as messages show it: relative to the current directory where it is below it."""
-    absolute, here = path.absolute(), Path.cwd()
-    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else str(path)
+def _read(document: yaml.Document, data: bytes, vocabulary: Vocabulary, directory: Path, path: Path | None) -> Spec:
+    extension = extend(document, data, directory, () if path is None else (path.resolve(),))
+    return _Reader(extension, vocabulary, directory).spec(path)
 
 
 class _Meaning(NamedTuple):
@@ -104,16 +96,26 @@ class _Meaning(NamedTuple):
     params: Mapping[str, Any]
 
 
+class _Origin(NamedTuple):
+    """Where a rule is written, and what it was taken over from."""
+
+    line: int
+    column: int
+    file: str
+    pack: str
+
+
 class _Reader:
     """Reads one document and collects its problems."""
 
-    def __init__(self, document: yaml.Document, vocabulary: Vocabulary, directory: Path) -> None:
-        self.document = document
+    def __init__(self, extension: Extension, vocabulary: Vocabulary, directory: Path) -> None:
+        self.extension = extension
+        self.document = extension.document
         self.vocabulary = vocabulary
         self.directory = directory
-        self.problems = list(document.problems)
+        self.problems = list(self.document.problems)
 
-    def spec(self, path: Path | None, data: bytes) -> Spec:
+    def spec(self, path: Path | None) -> Spec:
         """The meaning of the whole document.
 
         Raises:
@@ -125,44 +127,42 @@ class _Reader:
         rules = value["rules"] if isinstance(value.get("rules"), list) else []
         meanings = [self._meaning(rule, ("rules", i)) for i, rule in enumerate(rules)]
         self._check_ids(rules)
+        self._check_beside(rules, meanings)
         if self.problems or file is None:
             raise SpecError(self.problems)
         return Spec(
             path=path,
             directory=self.directory,
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=self.extension.sha256,
             model=model,
             weights=weights,
             data=data_source,
             undecided=file.undecided,
             sampling=file.sampling,
             rules=tuple(
-                _resolved(file, entry, meaning, self.document.place(("rules", i)))
+                _resolved(file, entry, meaning, self._origin(i))
                 for i, (entry, meaning) in enumerate(zip(file.rules, meanings, strict=True))
                 if meaning is not None  # it never is where there are no problems
             ),
+            extends=self.extension.bases,
+            without=file.without,
         )
+
+    def _origin(self, number: int) -> _Origin:
+        path: yaml.Path = ("rules", number)
+        file = self.document.files.get(path, "")
+        return _Origin(*self.document.place(path), file, self.extension.packs[number])
 
     def _complain(self, path: yaml.Path, message: str, *, key: bool = False) -> None:
         self.problems.append(self.document.problem(path, message, key=key))
 
     def _file(self) -> dict[str, Any]:
-        """The top level, without keys that have no value.
-
-        Raises:
-            SpecError: It is no mapping, or written for another version: then nothing else would make sense.
-        """
-        value: Any = self.document.value
-        if not isinstance(value, dict):
-            self._complain((), f"a rule file is a mapping that starts with cnnaudit: {_VERSION}")
-            raise SpecError(self.problems)
-        version = value.get("cnnaudit", _VERSION)
-        if type(version) is not int or version != _VERSION:  # True == 1 == 1.0, but neither is a version
-            self._complain(("cnnaudit",), f"this cnnaudit reads version {_VERSION}")
-            raise SpecError(self.problems)
+        """The top level, without keys that have no value."""
+        value: dict[str, Any] = self.document.value
         rules = value.get("rules", ...)
         if rules is None or rules == []:
-            self._complain(("rules",), NO_RULES, key=True)
+            if not (self.problems and "extends" in value):  # then there might have been rules
+                self._complain(("rules",), NO_RULES, key=True)
             value = {**value, "rules": []}
         filled: dict[str, Any] = self._filled(value, ())
         if "sampling" in filled:
@@ -224,6 +224,7 @@ class _Reader:
             return None
         self._check_bounds(rule, path)
         if not isinstance(rule.get("metric"), str):
+            self._check_override(rule, path)
             return None
         try:
             entry, field = self.vocabulary.find(rule["metric"])
@@ -251,10 +252,39 @@ class _Reader:
         if "share" in rule and rule.get("reduce") == "mean":
             words = "share counts units and reduce: mean judges their mean: remove one of the two"
             self._complain((*path, "share"), words, key=True)
+        if "min_excess" in rule and "null" not in rule:
+            words = "min_excess is above what: say the null twin that is measured as well, null: twin"
+            self._complain((*path, "min_excess"), words, key=True)
         # As it is written: an empty min: or a misspelt one has been complained of already.
         written = self.document.value["rules"][path[-1]].keys()
-        if not written & {"min", "max"} and written <= RuleEntry.model_fields.keys():
-            self._complain(path, "a rule needs a bound: min, max or both")
+        bounded = written & {"min", "max", "min_excess"} or rule.get("severity") == "note" or "metric" not in written
+        if not bounded and written <= RuleEntry.model_fields.keys():
+            words = "a rule needs a bound: min, max or both; with severity: note it measures and judges nothing"
+            self._complain(path, words)
+
+    def _check_override(self, rule: dict[str, Any], path: yaml.Path) -> None:
+        """A rule with an id and no metric was meant to change one that is taken over."""
+        if "metric" not in rule and isinstance(rule.get("id"), str) and self.extension.bases:
+            rules = self.document.value["rules"]
+            known = [str(other.get("id", other.get("metric"))) for other in rules if "metric" in _mapping(other)]
+            words = f"no rule that is taken over has the id {quoted(rule['id'])}{did_you_mean(rule['id'], known)}"
+            self._complain((*path, "id"), words)
+
+    def _check_beside(self, rules: list[Any], meanings: list[_Meaning | None]) -> None:
+        """Some fields tell too little alone: the rule of another one must stand beside them."""
+        judged = {
+            (meaning.metric, meaning.field): i
+            for i, (rule, meaning) in reversed(list(enumerate(zip(rules, meanings, strict=True))))
+            if meaning and rule.keys() & {"min", "max", "min_excess"}
+        }
+        for (metric, field), i in judged.items():
+            other = self.vocabulary.metrics[metric].beside.get(field)
+            if other and (metric, other) not in judged:
+                words = (
+                    f"{metric}.{field} alone says too little: a network may score well on it by being bad; "
+                    f"bound {metric}.{other} in a rule beside it"
+                )
+                self._complain(("rules", i, "metric"), words)
 
     def _check_ids(self, rules: list[Any]) -> None:
         uses: dict[str, list[yaml.Path]] = defaultdict(list)
@@ -270,10 +300,11 @@ class _Reader:
 
     def _lines(self, paths: Iterable[yaml.Path]) -> str:
         *most, last = [str(self.document.place(path).line or f"rules[{path[1]}]") for path in paths]
-        return f"{'on lines' if self.document.values else 'by'} {', '.join(most)} and {last}"
+        written = self.document.place(()).line
+        return f"{'on lines' if written else 'by'} {', '.join(most)} and {last}"
 
 
-def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark) -> Rule:
+def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, origin: _Origin) -> Rule:
     by = file.by if entry.by is None else entry.by
     return Rule(
         id=entry.id or entry.metric,
@@ -287,6 +318,8 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark)
         by=_slices(by) if by else None,
         min=entry.min,
         max=entry.max,
+        null=_null(entry.null),
+        min_excess=entry.min_excess,
         share=entry.share,
         reduce=entry.reduce,
         severity=entry.severity,
@@ -294,9 +327,15 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, place: yaml.Mark)
         if_absent=entry.if_absent,
         refs=entry.refs,
         marks=tuple(dict.fromkeys((*file.marks, *entry.marks))),
-        line=place.line,
-        column=place.column,
+        **origin._asdict(),
     )
+
+
+def _null(written: str | Twin | None) -> str:
+    """A network's name among those that are measured."""
+    if isinstance(written, Twin):
+        return "twin" if written.twin == "fresh" else written.twin
+    return written or ""
 
 
 def _slices(written: str | By) -> Slices:
@@ -328,6 +367,7 @@ def _keys_beside(path: yaml.Path) -> Iterable[str]:
         ("by",): By,
         ("rules", "by"): By,
         ("rules", "at"): Between,
+        ("rules", "null"): Twin,
     }
     return [field.alias or name for name, field in models.get(above, Load).model_fields.items()]
 

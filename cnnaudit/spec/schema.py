@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
-from cnnaudit.spec.model import Between, By, File, Load, RuleEntry, Sampling
+from cnnaudit.spec.extending import packs
+from cnnaudit.spec.model import Between, By, File, Load, RuleEntry, Sampling, Twin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["json_schema"]
 
-_OWN = (File, RuleEntry, Between, Sampling, By, Load)
+_OWN = (File, RuleEntry, Between, Twin, Sampling, By, Load)
 _REF = "#/definitions/"
+_BOUNDED: dict[str, Any] = {
+    "anyOf": [
+        *({"required": [side]} for side in ("min", "max", "min_excess")),
+        {"properties": {"severity": {"const": "note"}}, "required": ["severity"]},
+    ]
+}
 _VERBATIM = {"const", "default", "enum", "examples"}  # these hold values, not schemas
 
 
@@ -44,14 +51,25 @@ def json_schema(vocabulary: Vocabulary) -> dict[str, Any]:
         "enum": list(vocabulary.spellings),
         "enumDescriptions": [entry.summary for entry in entries for _ in entry.spellings],  # read by editors
     }
+    # A rule that changes one which is taken over has the id of that and may leave out the rest.
+    rule["required"].remove("metric")
+    rule["dependencies"] = {"min_excess": ["null"]}
     rule["allOf"] = [
-        {"anyOf": [{"required": ["min"]}, {"required": ["max"]}]},
+        {"anyOf": [{"required": ["id"]}, {"required": ["metric"]}]},
         {"not": {"properties": {"reduce": {"const": "mean"}}, "required": ["reduce", "share"]}},
         *(_consequences(entry, _REF + names[entry.params]) for entry in entries),
         _population_only(entries),
         _one_site(entries),
     ]
     file = definitions.pop(names[File])
+    file["required"].remove("rules")
+    name = {"anyOf": [{"enum": list(packs())}, {"type": "string", "pattern": r"\.ya?ml$"}]}
+    file["properties"]["extends"]["anyOf"] = [name, {"type": "array", "items": name}]
+    whole = {"items": {"required": ["metric"], **_BOUNDED}}
+    file |= {
+        "if": {"required": ["extends"]},
+        "else": {"required": ["rules"], "properties": {"rules": {"minItems": 1, **whole}, "without": {"maxItems": 0}}},
+    }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         **file,
@@ -91,9 +109,9 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A key of the file may be left out but never be null, which is how pydantic spells "left out"."""
     if schema.get("default", ...) is not None:
         return schema
-    member: dict[str, Any]
-    (member,) = (member for member in schema["anyOf"] if member != {"type": "null"})
-    return member | {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    members = [member for member in schema["anyOf"] if member != {"type": "null"}]
+    kept: dict[str, Any] = members[0] if len(members) == 1 else {"anyOf": members}
+    return kept | {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
 
 
 def _draft07(schema: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ class MetricEntry:
         params: A pydantic model of its keyword parameters with their defaults; unknown names refused.
         summary: One line for editors and lists.
         dataset_fields: Fields for which a rule may ask for ``estimand: dataset``.
+        beside: Fields that a rule may only bound where another rule of the file bounds another field -> that field.
         of_pairs: Whether it compares two sites, so that a rule may say ``at: {from: ..., to: ...}``.
     """
 
@@ -38,6 +40,7 @@ class MetricEntry:
     summary: str
     dataset_fields: frozenset[str] = frozenset()
     of_pairs: bool = False
+    beside: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def spellings(self) -> dict[str, str]:

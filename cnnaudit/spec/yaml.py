@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import yaml
@@ -20,7 +21,7 @@ from cnnaudit.errors import Problem, SpecError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_BYTES", "Document", "Mark", "Path", "parse"]
+__all__ = ["MAX_BYTES", "Document", "Mark", "Path", "parse", "read", "shown"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -58,6 +59,7 @@ class Document:
         file: The file's name for messages.
         keys: Where each key of a mapping is written, by the path of its value.
         values: Where each value starts, by its path; both are empty for values that come from Python.
+        files: In which other file a key or value is written, by its path, for those that come from one.
         problems: Mistakes that left the rest readable.
     """
 
@@ -65,6 +67,7 @@ class Document:
     file: str
     keys: Mapping[Path, Mark] = field(default_factory=dict)
     values: Mapping[Path, Mark] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
     def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
@@ -72,17 +75,36 @@ class Document:
 
         Values from Python have no lines: there the message says the path.
         """
-        if not self.values:
-            spelled = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-            return Problem(self.file, 0, 0, f"at {spelled.lstrip('.')}: {message}" if spelled else message)
-        mark = self.keys.get(path) if key else None
-        while mark is None:
-            mark, path = self.values.get(path), path[:-1]
-        return Problem(self.file, mark.line, mark.column, message)
+        mark, at = self.keys.get(path) if key else None, path
+        while mark is None and (mark := self.values.get(at)) is None:
+            if not at:
+                spelled = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+                return Problem(self.file, 0, 0, f"at {spelled.lstrip('.')}: {message}" if spelled else message)
+            at = at[:-1]
+        return Problem(self.files.get(at, self.file), mark.line, mark.column, message)
 
     def place(self, path: Path) -> Mark:
         """Where the value at a path starts; ``(0, 0)`` for values that come from Python."""
         return self.values.get(path, Mark(0, 0))
+
+
+def read(path: FilePath) -> bytes:
+    """Read the bytes of a rule file.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError([Problem(shown(path), 0, 0, f"cannot be read: {error.strerror}")]) from None
+
+
+def shown(path: FilePath) -> str:
+    """Return a path as messages show it: relative to the current directory where it is below it."""
+    absolute, here = path.absolute(), FilePath.cwd()
+    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else str(path)
 
 
 def parse(data: bytes, file: str) -> Document:
@@ -115,7 +137,8 @@ def parse(data: bytes, file: str) -> Document:
         raise SpecError([_syntax_problem(error, file)]) from None
     reader = _Reader(file, composer.problems)
     value = reader.read(node, ()) if node else None
-    return Document(value, file, reader.keys, reader.values or {(): Mark(1, 1)}, tuple(reader.problems))
+    marks = reader.values or {(): Mark(1, 1)}
+    return Document(value, file, reader.keys, marks, problems=tuple(reader.problems))
 
 
 class _Composer(yaml.BaseLoader):
@@ -193,7 +216,8 @@ class _Reader:
         if node.value == "<<" and node.style is None:
             self._complain(node, "merge keys (<<) are not read: write the keys out")
             return None
-        key = self._scalar(node)
+        # YAML's null is never a key, and a word of rules is.
+        key = node.value if node.style is None and node.value == "null" else self._scalar(node)
         if not isinstance(key, str):
             self._complain(node, f"a key must be text: quote it, {node.value!r}, if it is meant")
             return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.statistics.base import Reading
 
-__all__ = ["Covariance"]
+__all__ = ["Covariance", "about_mean"]
 
 _ROUNDING = 1e-12
 
@@ -103,11 +103,7 @@ class Covariance(Statistic):
 
         Rows and columns of channels that never vary are exactly 0.
         """
-        rows = self.tally["rows"].clamp(min=1)
-        mean, power = self.tally["sum"][0] / rows, self.tally["scatter"][0].diagonal() / rows
-        found = self.tally["scatter"][0] / rows - torch.outer(mean, mean)
-        varies = found.diagonal() > _ROUNDING * power
-        return torch.where(varies[:, None] & varies, found, 0.0)
+        return about_mean(self.tally["rows"], self.tally["sum"][0], self.tally["scatter"][0])
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -123,3 +119,18 @@ class Covariance(Statistic):
         across = torch.stack([trace, norm]) - self.tally["own"][0]
         trace, norm = torch.where(across[1] > 1e-9 * norm, across, torch.nan).unbind()
         return trace, norm
+
+
+def about_mean(rows: Tensor, total: Tensor, scatter: Tensor) -> Tensor:
+    """Return the covariance about the mean from sums about a pilot mean, divisor n, exactly 0 where nothing varies.
+
+    Args:
+        rows: Number of rows, int64 of shape (1,).
+        total: Sums, float64 of shape (..., channels).
+        scatter: Sums of products, float64 of shape (..., channels, channels).
+    """
+    n = rows.clamp(min=1)
+    mean, power = total / n, scatter.diagonal(dim1=-2, dim2=-1) / n
+    found = scatter / n - mean[..., :, None] * mean[..., None, :]
+    varies = found.diagonal(dim1=-2, dim2=-1) > _ROUNDING * power
+    return torch.where(varies[..., :, None] & varies[..., None, :], found, 0.0)

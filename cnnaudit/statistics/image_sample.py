@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from cnnaudit.site import Tap
     from cnnaudit.statistics.base import Reading
 
 __all__ = ["ImageSample"]
@@ -33,30 +34,37 @@ class ImageSample(Statistic):
 
     Tally, without a group axis, a row for each image of the sample in the order of the draw: ``draw``, float64;
     ``image`` and ``label``, int64; ``group``, int64, the group of its source, where several images come from one; and
-    for each tap, by its name, float64 of shape (n, features).
+    for each of ``maps``, by its name, float64 of shape (n, features).
     """
 
     options: ClassVar[Mapping[str, Any]] = {"images": 1000, "readout": "mean", "features": 512}
 
     @classmethod
+    def maps(cls, probe: Probe) -> Mapping[str, Tap]:
+        """Return what features are made of: the taps."""
+        return {tap: probe.site.taps[tap] for tap in probe.taps}
+
+    @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
-        widths = (_planned(probe, tap) for tap in probe.taps)
+        widths = (_planned(probe, tap) for tap in cls.maps(probe).values())
         return int(probe.option("images")) * 8 * (sum(widths) + 3 + probe.clustered)
 
     def read(self, view: View) -> Reading:
         if view.labels is None:
             raise ValueError("a sample of images needs labels; the plan checks that before a batch is read")
         drawn = {"draw": draw_images(view.images, view.seed)[:, None], "image": view.images, "label": view.labels}
-        return drawn | {tap: self._features(view, tap) for tap in self.probe.taps}
+        return drawn | {tap: self.read_out(view, tap) for tap in self.probe.taps}
 
-    def _features(self, view: View, tap: str) -> Tensor:
+    def read_out(self, view: View, tap: str) -> Tensor:
+        """Return the features of a map, shape (n, features)."""
         x = view.tensors[tap]
         if x.dim() == 2:
             return x
         return view.mean(tap) if self.probe.option("readout") == "mean" else _grid(x)
 
     def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
-        rows = {name: reading[name] for name in ("image", "label", *self.probe.taps)} | {"draw": reading["draw"][:, 0]}
+        names = tuple(self.maps(self.probe))
+        rows = {name: reading[name] for name in ("image", "label", *names)} | {"draw": reading["draw"][:, 0]}
         if self.probe.clustered:
             rows["group"] = groups
         if "draw" in self.tally and len(self.tally["draw"]) == self.probe.option("images"):
@@ -64,7 +72,7 @@ class ImageSample(Statistic):
             rows = {name: x[near] for name, x in rows.items()}
         if len(rows["draw"]):
             features = int(self.probe.option("features"))
-            rows |= {tap: project(rows[tap].double(), features) for tap in self.probe.taps}
+            rows |= {name: project(rows[name].double(), features) for name in names}
             self.tally |= self._smallest([{name: self.tally.get(name, x[:0]) for name, x in rows.items()}, rows])
 
     def _smallest(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -76,7 +84,7 @@ class ImageSample(Statistic):
 
     @property
     def ungrouped(self) -> frozenset[str]:
-        return frozenset({"draw", "image", "label", "group", *self.probe.taps})
+        return frozenset({"draw", "image", "label", "group", *self.maps(self.probe)})
 
     def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = self._smallest([{name: part[name] for name in self.ungrouped if name in part} for part in (a, b)])
@@ -103,12 +111,11 @@ class ImageSample(Statistic):
         return self.tally["group"] if self.probe.clustered else torch.arange(len(self.labels))
 
 
-def _planned(probe: Probe, tap: str) -> int:
+def _planned(probe: Probe, tap: Tap) -> int:
     """Features that a tap will have."""
-    found = probe.site.taps[tap]
-    cells = math.prod(min(side, _CELLS) for side in found.spatial)
-    grid = probe.option("readout") == "grid" and found.positions > 1
-    return min(int(probe.option("features")), found.shape[0] * (2 * cells if grid else 1))
+    cells = math.prod(min(side, _CELLS) for side in tap.spatial)
+    grid = probe.option("readout") == "grid" and tap.positions > 1
+    return min(int(probe.option("features")), tap.shape[0] * (2 * cells if grid else 1))
 
 
 def _grid(x: Tensor) -> Tensor:

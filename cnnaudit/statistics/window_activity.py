@@ -29,7 +29,8 @@ class WindowActivity(Statistic):
     A value is active where it is no atom of the activation before (no exact zero, no 6 of a ReLU6); equal
     active values in one window are one degree of freedom. ``read`` counts those that a window holds, ``kept``
     those that can pass: for a pool 1 where the operator's result is no atom, for a strided convolution at most
-    as many as its group has output channels.
+    as many as its group has output channels. Windows of all shapes are drawn alike: a smaller one (``ceil_mode``, an
+    adaptive pool of a size that does not divide) repeats its last values, and equal values count once.
 
     Tally (per group, int64): sums over images of read (r), r**2 of shape (groups, units) and kept (k), k**2,
     k * r of shape (groups, operators, units). Units are kernels for a pool and channel groups for a convolution.
@@ -48,8 +49,7 @@ class WindowActivity(Statistic):
         site = self.probe.site
         x = view.tensors[self.probe.taps[0]]
         wanted = int(self.probe.option("windows"))
-        tiles = Windows.of(tile(site))
-        window = tiles.read(x, view.images, site.path, view.seed, wanted)
+        window = Windows.every(tile(site)).read(x, view.images, site.path, view.seed, wanted)
         atoms = site.taps[self.probe.taps[0]].atoms
         if site.op is Op.POOL:
             read, kept = _pool(window, atoms)

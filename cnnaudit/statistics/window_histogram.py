@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnaudit.lazy import torch
@@ -17,14 +18,30 @@ if TYPE_CHECKING:
     from cnnaudit.site import Site
     from cnnaudit.statistics.base import Reading
 
-__all__ = ["CELLS", "WindowHistogram", "cell_levels", "default_levels", "pooled_level"]
+__all__ = ["CELLS", "MOST_CELLS", "Stratum", "WindowHistogram", "cell_levels", "default_levels", "pooled_level"]
 
-CELLS = 4096
+CELLS = 4096  # where the number of levels is ours to choose
+MOST_CELLS = 2**16
 
 
 def default_levels(site: Site) -> int:
-    """Return as many levels as a joint histogram of 4096 cells allows for the site's window, at most 8."""
-    return min(8, integer_root(CELLS, Windows.of(site).entries))
+    """Return as many levels as a joint histogram of 4096 cells allows for the site's largest window, at most 8."""
+    return min(8, integer_root(CELLS, max(windows.entries for windows in Windows.strata(site))))
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The windows of one shape.
+
+    Attributes:
+        entries: Number of values in a window.
+        share: Share of this shape among the windows of a map that were counted.
+        counts: Pooled counts of the joint levels, of shape (kernels, levels**entries).
+    """
+
+    entries: int
+    share: float
+    counts: Tensor
 
 
 class WindowHistogram(Statistic):
@@ -34,9 +51,14 @@ class WindowHistogram(Statistic):
     or the integers themselves. The operator acts on quantised values and its result is quantised again, so it
     is a function of the window's cell and loses exactly H(window) - H(result) (arXiv 1203.6791).
 
-    Tally (per group, int32): ``windows`` of shape (groups, kernels, levels**entries); ``outputs`` and ``inputs``
-    of shape (groups, kernels, levels**(2**d)): two neighbours along each dimension, outputs of the site's own
-    operator. The last two are absent where the output has no neighbours.
+    Where windows differ in shape (``ceil_mode``, an adaptive pool of a size that does not divide) those of each
+    shape have a histogram of their own, on the same grid. They are sampled in proportion to their number, at least
+    one for each image.
+
+    Tally (per group, int32): ``windows`` of shape (groups, kernels, levels**entries), of the most frequent shape;
+    ``windows1``, ``windows2``, ... the same of the others; ``outputs`` and ``inputs`` of shape (groups, kernels,
+    levels**(2**d)): two neighbours along each dimension, outputs of the site's own operator and of the most frequent
+    shape. The last two are absent where such an output has no neighbours.
     """
 
     options: ClassVar[Mapping[str, Any]] = {"levels": None, "windows": 64}
@@ -45,26 +67,30 @@ class WindowHistogram(Statistic):
 
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
-        windows = Windows.of(probe.site)
+        strata = Windows.strata(probe.site)
         levels = _levels(probe)
-        cells = int(levels**windows.entries) + 2 * _block_cells(probe, windows)
+        cells = sum(int(levels**windows.entries) for windows in strata) + 2 * _block_cells(probe, strata[0])
         return groups * len(probe.units) * cells * 4
 
     def read(self, view: View) -> Reading:
         site = self.probe.site
         x = view.tensors[self.probe.taps[0]]
-        windows = Windows.of(site)
-        wanted = int(self.probe.option("windows"))
+        strata = Windows.strata(site)
+        wanted, total = int(self.probe.option("windows")), sum(windows.total for windows in strata)
         kernels = slice(None) if self.probe.kernels is None else list(self.probe.kernels)
-        reading = {"windows": windows.read(x, view.images, site.path, view.seed, wanted)[..., kernels]}
-        if _block_cells(self.probe, windows):
-            outputs, inputs = windows.read_blocks(x, view.images, site.path, view.seed, max(1, wanted // 4))
+        reading = {}
+        for number, windows in enumerate(strata):
+            share = -(-wanted * windows.total // total)
+            path = f"{site.path} {number}" if number else site.path
+            reading[_name(number)] = windows.read(x, view.images, path, view.seed, share)[..., kernels]
+        if _block_cells(self.probe, strata[0]):
+            outputs, inputs = strata[0].read_blocks(x, view.images, site.path, view.seed, max(1, wanted // 4))
             reading |= {"outputs": outputs[..., kernels], "inputs": inputs[..., kernels]}
         return reading
 
     def calibrate(self, readings: Sequence[Reading]) -> None:
         levels = _levels(self.probe)
-        sample = torch.cat([r["windows"].flatten(0, 2) for r in readings])
+        sample = torch.cat([r[name].flatten(0, 2) for r in readings for name in _window_names(r)])
         if sample.is_floating_point():
             edge = edges(sample, levels)
             self.calibration |= {"edges": edge, "centres": centres(sample, edge)}
@@ -76,7 +102,8 @@ class WindowHistogram(Statistic):
     def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         edge, centre = self.calibration["edges"], self.calibration["centres"]
         levels = edge.shape[1] + 1
-        self._count("windows", quantise(reading["windows"], edge), levels, groups)
+        for name in _window_names(reading):
+            self._count(name, quantise(reading[name], edge), levels, groups)
         if "outputs" in reading:
             window = quantise(reading["outputs"], edge)
             result = pooled_level(window.movedim(-1, 0), self.probe.site.operator, edge, centre).movedim(0, -1)
@@ -98,8 +125,22 @@ class WindowHistogram(Statistic):
         """Levels of the grid."""
         return self.calibration["edges"].shape[1] + 1
 
+    @property
+    def strata(self) -> tuple[Stratum, ...]:
+        """The windows of each shape that were counted, the most frequent first."""
+        counted = [
+            (windows, self.tally[_name(number)].sum(0))
+            for number, windows in enumerate(Windows.strata(self.probe.site))
+            if _name(number) in self.tally
+        ]
+        total = sum(windows.total for windows, _ in counted)
+        return tuple(Stratum(windows.entries, windows.total / total, counts) for windows, counts in counted)
+
     def counts(self, name: str) -> Tensor | None:
-        """Return pooled counts of shape (kernels, cells), or None where there are none."""
+        """Return pooled counts of shape (kernels, cells), or None where there are none.
+
+        Those of ``windows`` are of the most frequent shape; ``strata`` has all.
+        """
         tally = self.tally.get(name)
         return None if tally is None else tally.sum(0)
 
@@ -133,6 +174,15 @@ def pooled_level(window: Tensor, operator: str, edge: Tensor, centre: Tensor) ->
     return torch.searchsorted(edge, value.reshape(kernels, -1), right=True).reshape(value.shape)
 
 
+def _name(stratum: int) -> str:
+    """Name of a stratum's tally."""
+    return f"windows{stratum or ''}"
+
+
+def _window_names(reading: Reading) -> list[str]:
+    return [name for name in reading if name.startswith("windows")]
+
+
 def _levels(probe: Probe) -> int:
     levels = probe.option("levels")
     return default_levels(probe.site) if levels is None else int(levels)
@@ -141,4 +191,4 @@ def _levels(probe: Probe) -> int:
 def _block_cells(probe: Probe, windows: Windows) -> int:
     """Cells of a joint histogram of neighbouring outputs; 0 where there are none or too many."""
     cells = _levels(probe) ** (2 ** len(windows.spatial))
-    return cells if windows.blocks and cells <= CELLS else 0
+    return cells if windows.blocks and cells <= MOST_CELLS else 0

@@ -1,17 +1,19 @@
+import itertools
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from builders import as_maps, bernoulli_windows, every_pattern, make_pool
+from builders import as_maps, bernoulli_windows, every_pattern, make_pool, with_output
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from cnnaudit import MetricError, measure
 from cnnaudit.metrics import registry
-from cnnaudit.statistics import Probe, WindowHistogram
+from cnnaudit.metrics.pool_entropy_loss import operator_entropies
+from cnnaudit.statistics import Probe, View, WindowHistogram
 
 METRIC = registry()["pool_entropy_loss"]
 OPERATORS = {"max": max, "min": min, "stride": lambda w: w[0], "avg": lambda w: math.floor(sum(w) / len(w) + 0.5)}
@@ -76,11 +78,11 @@ def test_sparse_binary_values():
     assert kept["max"] == pytest.approx(hb(0.9**4), abs=1e-6)
 
 
-def weighted(inputs, outputs, windows, site):
+def weighted(inputs, outputs, windows, site, entries=4):
     """The metric on given frequencies of cells: exact where an enumeration would take 10^8 images."""
     probe = Probe(WindowHistogram, site, ("input",), METRIC.options({"levels": 2}))
     histogram = WindowHistogram(probe, 1)
-    histogram.calibrate([{"windows": torch.zeros(1, 1, 4, 1, dtype=torch.int64)}])
+    histogram.calibrate([{"windows": torch.zeros(1, 1, entries, 1, dtype=torch.int64)}])
     histogram.tally = {
         name: torch.tensor(cells, dtype=torch.int32).reshape(1, 1, -1)
         for name, cells in (("windows", windows), ("outputs", outputs), ("inputs", inputs))
@@ -100,6 +102,95 @@ def test_sparse_binary_values_become_denser_by_1_980():
     assert found["density_ratio"].value[0] == pytest.approx(0.928502 / 0.468996, rel=1e-5)
     assert found["density_ratio"].value[0] == pytest.approx(1.980, abs=5e-4)
     assert found["bits"].value[0] == pytest.approx(1.875982 - 0.928502, abs=2e-6)
+
+
+def bernoulli_line(p, entries):
+    """The metric for a line of windows of independent values that are 1 with probability p, but for rounding exact."""
+    ones = every_pattern(entries).sum(1).double()
+    windows = p**ones * (1 - p) ** (entries - ones)
+    pair = every_pattern(2).sum(1).double()
+    q = 1 - (1 - p) ** entries
+    inputs, outputs = (r**pair * (1 - r) ** (2 - pair) for r in (p, q))
+    cells = [(1e9 * part).round().int().tolist() for part in (inputs, outputs, windows)]
+    found = weighted(*cells, make_pool((4 * entries,), entries), entries)
+    return {name: float(uncertain.value[0]) for name, uncertain in found.items()}
+
+
+@pytest.mark.parametrize(("entries", "root"), [(4, 0.2755), (9, 0.1757)])
+def test_sparse_maps_become_denser_and_dense_ones_sparser(entries, root):
+    """Below and above the activity at which the result of a pool is as probable as its input is improbable."""
+    for p in (0.02, 0.1, root - 2e-4):
+        assert bernoulli_line(p, entries)["density_ratio"] > 1
+    for p in (root + 2e-4, 0.35, 0.5):
+        assert bernoulli_line(p, entries)["density_ratio"] < 1
+
+
+def test_the_activity_at_which_a_map_stays_as_dense_as_it_was():
+    """H(1 - (1 - p)^k) = H(p) where both probabilities add up to 1: p = (1 - p)^k."""
+    for entries, known in ((4, 0.2755), (9, 0.1757)):
+        root = optimize.brentq(lambda p, k=entries: (1 - p) ** k - p, 0.01, 0.5)
+        assert root == pytest.approx(known, abs=5e-5)
+        assert bernoulli_line(root, entries)["density_ratio"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("p", "denser"), [(0.2, True), (0.27, True), (0.281, False), (0.35, False)])
+def test_independent_binary_maps_become_denser_under_2x2_pooling_below_an_activity_of_2755(p, denser):
+    x = (torch.rand(500, 1, 24, 24, generator=torch.Generator().manual_seed(9)) < p).long()
+    found = measure("pool_entropy_loss.density_ratio", x, levels=2, windows=576)
+    truth = hb(1 - (1 - p) ** 4) / hb(p)
+    assert found.low <= truth <= found.high
+    assert (found.low > 1) if denser else (found.high < 1)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_of_independent_values_the_rate_is_the_loss_of_windows_that_do_not_overlap(p):
+    found = bernoulli_line(p, 4)
+    assert 4 * found["rate"] == pytest.approx(found["bits"], abs=1e-6)
+    assert found["rate"] == pytest.approx(hb(p) - hb((1 - p) ** 4) / 4, abs=1e-6)
+    assert found["retained"] == pytest.approx(found["density_ratio"] / 4)
+    assert found["retained"] == pytest.approx(1 - found["rate"] / hb(p), abs=1e-6)
+
+
+def test_sparse_binary_values_lose_236870_millionths_of_a_bit_for_each_input():
+    found = bernoulli_line(0.1, 4)
+    assert found["rate"] == pytest.approx((1.875982 - 0.928502) / 4, abs=1e-6)
+    assert found["retained"] == pytest.approx(1.980 / 4, abs=2e-4)
+
+
+def test_all_maps_of_fair_bits_lose_and_retain_what_the_rates_say():
+    """4x4 fair bits under 2x2 pools: 1 bit in, Hb(1/16) / 4 out for each input; under a stride 1/4."""
+    every = as_maps(torch.arange(2**16)[:, None] // 2 ** torch.arange(16) % 2, 4, 4)
+    kept = {"max": hb(1 / 16) / 4, "stride": 0.25}
+    for op, retained in kept.items():
+        assert exact(every, "retained", levels=2, op=op).value == pytest.approx(retained)
+        rate = exact(every, "rate", levels=2, op=op)
+        assert rate.value == pytest.approx(1 - retained)
+        assert rate.unit == "bits/value"
+
+
+def test_the_rate_of_overlapping_windows_comes_from_neighbouring_outputs():
+    """All lines of five fair bits, windows of three every two: the two maxima share the bit in the middle."""
+    lines = every_pattern(5)
+    near = Counter((max(line[:3]), max(line[2:])) for line in lines.tolist())
+    h_out = stats.entropy(list(near.values()), base=2) / 2
+    facts = {"levels": 2, "kernel": 3, "stride": 2}
+    assert exact(as_maps(lines, 5), "rate", **facts).value == pytest.approx(1 - h_out / 2)
+    assert exact(as_maps(lines, 5), "retained", **facts).value == pytest.approx(h_out / 2)
+    # The windows' own losses would count the middle bit twice.
+    bits = exact(as_maps(lines, 5), "bits", **facts).value
+    assert bits == pytest.approx(3 - hb(1 / 8))
+    assert bits / 2 > 1 - h_out / 2
+
+
+def test_outputs_of_a_stride_of_one_may_hold_more_in_pairs_than_their_inputs():
+    """Neighbours beyond the pair would tell that nothing was created: the rate is of 2x2 blocks and may be below 0."""
+    windows = torch.randint(0, 10, (40_000, 3), generator=torch.Generator().manual_seed(1))
+    x = as_maps((windows == 0).long(), 3)
+    rate = exact(x, "rate", levels=2, kernel=2, stride=1)
+    assert rate.value < 0
+    assert exact(x, "retained", levels=2, kernel=2, stride=1).value == pytest.approx(
+        exact(x, "density_ratio", levels=2, kernel=2, stride=1).value
+    )
 
 
 def test_sampled_sparse_maps_become_denser_by_about_as_much():
@@ -182,6 +273,136 @@ def test_the_jackknife_leaves_out_images():
     pseudo = 16 * found.value - 15 * np.array(rest)
     reach = stats.t.ppf(0.975, 15) * stats.sem(pseudo)
     assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
+
+
+# --- windows of unequal shape -----------------------------------------------------------------------------------
+
+
+def folded(site, x, sources=None, **params):
+    params = METRIC.options({"levels": None, "windows": 64} | params)
+    probe = Probe(WindowHistogram, site, ("input",), params, clustered=sources is not None)
+    histogram = WindowHistogram(probe, 16)
+    reading = histogram.read(View({"input": x}, torch.arange(len(x)), None, 0))
+    histogram.calibrate([reading])
+    own = torch.arange(len(x)) if sources is None else torch.tensor(sources)
+    first = torch.tensor([int(i == own.tolist().index(s)) for i, s in enumerate(own.tolist())])
+    histogram.fold(reading, own % 16, first)
+    return histogram
+
+
+def evaluated(site, x, sources=None, estimator="plugin", **params):
+    given = {"levels": None, "windows": 64} | params
+    return METRIC.evaluate(folded(site, x, sources, **params), site, given | {"estimator": estimator})
+
+
+def naive_strata(x, spans, operator):
+    """Bits and share that an operator loses, over windows of unequal shape: sums over shapes by their share."""
+    by_shape = {}
+    for rows, columns in itertools.product(*spans):
+        windows = [tuple(image[slice(*rows), slice(*columns)].flatten().tolist()) for image in x]
+        by_shape.setdefault((rows[1] - rows[0], columns[1] - columns[0]), []).extend(windows)
+    whole = lost = 0
+    for windows in by_shape.values():
+        h = stats.entropy(list(Counter(windows).values()), base=2)
+        kept = stats.entropy(list(Counter(map(OPERATORS[operator], windows)).values()), base=2)
+        whole += len(windows) * h
+        lost += len(windows) * (h - kept)
+    return lost / sum(map(len, by_shape.values())), lost / whole
+
+
+CEIL = ([(0, 2), (2, 4), (4, 5)], [(0, 2), (2, 4), (4, 6), (6, 7)])
+ADAPTIVE = ([(0, 2), (1, 4), (3, 5)], [(0, 2), (1, 4), (3, 6), (5, 7)])  # floor(5i / 3), ceil(5(i + 1) / 3); 7i / 4
+
+
+@pytest.mark.parametrize("op", NAMES)
+@pytest.mark.parametrize(
+    ("site", "spans"),
+    [
+        (lambda op: with_output(make_pool((5, 7), 2, units=2, operator=op), 3, 4), CEIL),
+        (lambda op: with_output(make_pool((5, 7), (), (), units=2, operator=op), 3, 4), ADAPTIVE),
+    ],
+    ids=["ceil mode", "adaptive"],
+)
+def test_windows_of_unequal_shape_are_those_of_a_naive_reference(site, spans, op):
+    x = torch.randint(0, 2, (30, 2, 5, 7), generator=torch.Generator().manual_seed(11))
+    found = evaluated(site(op), x, levels=2)
+    for unit in range(2):
+        bits, relative = naive_strata(x[:, unit], spans, op)
+        assert found["bits"].value[unit] == pytest.approx(bits)
+        assert found["relative"].value[unit] == pytest.approx(relative)
+        for name in NAMES:
+            counterfactual = found[f"relative_{name}"].value[unit]
+            assert counterfactual == pytest.approx(naive_strata(x[:, unit], spans, name)[1])
+
+
+def test_ceil_mode_of_fair_bits():
+    """3x3 fair bits under 2x2 pools in ceil mode: 4, 2, 2 and 1 bits read, Hb(1/16), Hb(1/4) twice and 1 kept."""
+    every = as_maps(torch.arange(2**9)[:, None] // 2 ** torch.arange(9) % 2, 3, 3)
+    found = evaluated(with_output(make_pool((3, 3), 2), 2, 2), every, levels=2)
+    lost = 9 - hb(1 / 16) - 2 * hb(1 / 4) - 1
+    assert found["bits"].value[0] == pytest.approx(lost / 4)
+    assert found["relative"].value[0] == pytest.approx(lost / 9)
+    assert math.isnan(found["density_ratio"].value[0])  # one window of each shape has no neighbour
+
+
+def test_entropies_of_windows_of_all_shapes():
+    every = as_maps(torch.arange(2**9)[:, None] // 2 ** torch.arange(9) % 2, 3, 3)
+    counts = folded(with_output(make_pool((3, 3), 2), 2, 2), every, levels=2).pooled()
+    whole, kept = operator_entropies(counts, "plugin")
+    assert whole.tolist() == pytest.approx([9 / 4])
+    assert kept["stride"].tolist() == pytest.approx([1])
+    assert set(kept) == set(NAMES)
+    with pytest.raises(ValueError, match="nothing was folded"):
+        operator_entropies(WindowHistogram(counts.probe, 1), "plugin")
+
+
+def test_an_adaptive_pool_that_divides_is_a_pool_of_that_kernel():
+    x = maps(60)
+    wanted = measure("pool_entropy_loss", x, levels=4)
+    found = evaluated(with_output(make_pool((8, 8), (), (), units=2), 4, 4), x, levels=4, estimator="grassberger")
+    assert found["relative"].value.tolist() == pytest.approx(wanted.units)
+    assert found["rate"].value.tolist() == pytest.approx(measure("pool_entropy_loss.rate", x, levels=4).units)
+
+
+def test_outputs_of_an_adaptive_pool_stand_for_so_many_inputs_as_there_are():
+    """Seven fair bits to three: windows 0-2, 2-4, 4-6, each output for 7 / 3 inputs."""
+    lines = as_maps(every_pattern(7), 7)
+    found = evaluated(with_output(make_pool((7,), (), ()), 3), lines, levels=2)
+    near = Counter((max(line[:3]), max(line[2:])) for line in every_pattern(5).tolist())
+    h_out = stats.entropy(list(near.values()), base=2) / 2
+    assert found["retained"].value[0] == pytest.approx(h_out * 3 / 7)
+    assert found["rate"].value[0] == pytest.approx(1 - h_out * 3 / 7)
+
+
+def test_sources_widen_the_interval_of_unequal_windows():
+    """Each image four times: as sources of their own the images seem to tell twice as much."""
+    x = maps(32, size=7).repeat(4, 1, 1, 1)
+    site = with_output(make_pool((7, 7), 2, units=2), 4, 4)
+    alone = evaluated(site, x, levels=3)["relative"]
+    related = evaluated(site, x, sources=list(range(32)) * 4, levels=3)["relative"]
+    assert related.value == pytest.approx(alone.value)
+    low, high = related.interval(0.95)
+    assert (high > low).all()
+    one = evaluated(site, x[:32], levels=3)["relative"].interval(0.95)
+    assert np.subtract(high, low) == pytest.approx(np.subtract(one[1], one[0]), rel=0.35)
+
+
+def test_the_gate_counts_shapes_by_their_share():
+    """Of 16 windows 9 are whole: a corner that is short of windows counts for a sixteenth."""
+    x = torch.rand(40, 1, 7, 7, generator=torch.Generator().manual_seed(12))
+    site = with_output(make_pool((7, 7), 2), 4, 4)
+    params = {"levels": 2, "estimator": "grassberger"}
+    histogram = folded(site, x, levels=2)
+    assert [stratum.share for stratum in histogram.strata] == [9 / 16, 3 / 16, 3 / 16, 1 / 16]
+    assert METRIC.gate(histogram, site, "relative", params).images.tolist() == [0]
+    histogram.tally = {"sources": torch.tensor([40])}
+    for i, cells in enumerate(([20] * 16, [20] * 4, [20] * 4, [1, 1])):
+        histogram.tally[f"windows{i or ''}"] = torch.tensor([[cells]], dtype=torch.int32)
+    # Five of the 20 windows of a cell are wanted, and 20 of the corner's 2: (15 / 16) / 4 + 10 / 16 < 1.
+    assert METRIC.gate(histogram, site, "relative", params).images.tolist() == [0]
+    histogram.tally["windows"] = torch.tensor([[[3] * 16]], dtype=torch.int32)
+    wanted = 9 / 16 * 5 / 3 + 6 / 16 / 4 + 1 / 16 * 10
+    assert METRIC.gate(histogram, site, "relative", params).images.tolist() == [math.ceil(40 * wanted)]
 
 
 # --- laws -------------------------------------------------------------------------------------------------------
@@ -336,7 +557,7 @@ def test_gate_asks_for_windows_in_proportion_to_the_cells_that_occur():
     [
         ({"kernel": 9}, "relative", "every window touches padding"),
         ({"kernel": 4}, "relative", "16 values does not fit 4096 cells"),
-        ({"kernel": 3, "levels": 3}, "relative", "3 levels of 9 values do not fit 4096 cells; use 2"),
+        ({"kernel": 3, "levels": 4}, "relative", "4 levels of 9 values do not fit 65536 cells; use 2"),
         ({"kernel": 8, "stride": 8}, "density_ratio", "64 values does not fit"),
         ({"levels": 1}, "relative", "levels: .*greater than or equal to 2"),
         ({"windows": 0}, "relative", "windows: .*greater than or equal to 1"),
@@ -354,10 +575,18 @@ def test_where_it_has_no_meaning():
         return METRIC.applies(site, field, params)
 
     assert why(make_pool((8, 8))) is None
-    assert "windows differ in shape" in why(make_pool((7, 7), (), ()))
+    assert why(with_output(make_pool((7, 7), (), ()), 3, 3)) is None  # 3x3 each
+    adaptive = with_output(make_pool((8, 8), (), ()), 3, 3)  # 3 or 4 along each dimension
+    assert "16 values does not fit 4096 cells" in why(adaptive)
+    assert why(make_pool((), (), ())) == "a vector has no windows"
+    assert why(with_output(make_pool((7, 7), 2), 4, 4), levels=8) is None
+    for field in ("density_ratio", "retained", "rate"):
+        # 2, 3, 3 and 2 values; and one whole window, one cut off.
+        assert why(with_output(make_pool((7,), (), ()), 4), field) is None
+        assert why(with_output(make_pool((3,), 2), 2), field) == "the output has no neighbours to take together"
     volume = make_pool((4, 4, 4), (1, 1, 2))
     assert why(volume) is None
-    assert "8 levels of 8 neighbours do not fit 4096 cells" in why(volume, "density_ratio")
+    assert "8 levels of 8 neighbours do not fit 65536 cells" in why(volume, "density_ratio")
     assert why(volume, "density_ratio", levels=2) is None
 
 

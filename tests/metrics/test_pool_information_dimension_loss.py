@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import as_maps, every_pattern, make_pool, make_site
+from builders import as_maps, every_pattern, make_pool, make_site, with_output
 from scipy import stats
 
 from cnnaudit import MetricError, measure
@@ -137,9 +137,90 @@ def test_only_downsampling_sites_are_meant():
     assert not METRIC.where(make_site(Op.CONV, downsamples=True, transposed=True))
 
 
-def test_pools_whose_windows_differ_in_shape_are_not_measured():
-    assert "windows differ in shape" in METRIC.applies(make_pool((7, 7), (), ()), "loss", {})
+# --- windows of unequal shape -----------------------------------------------------------------------------------
+
+
+def evaluated(site, x, sources=None):
+    probe = Probe(METRIC.reads, site, METRIC.taps, METRIC.options({}), clustered=sources is not None)
+    statistic = METRIC.reads(probe, 16)
+    own = torch.arange(len(x)) if sources is None else torch.tensor(sources)
+    first = torch.tensor([int(i == own.tolist().index(s)) for i, s in enumerate(own.tolist())])
+    statistic.fold(statistic.read(View({"input": x}, torch.arange(len(x)), None, 0)), own % 16, first)
+    return METRIC.evaluate(statistic, site, {"windows": 64})
+
+
+def naive_loss(x, spans):
+    """Each operator's loss over windows whose active values are all different."""
+    read, kept = 0, dict.fromkeys(OPERATORS, 0)
+    for image, (rows, columns) in itertools.product(x, itertools.product(*spans)):
+        active = (image[slice(*rows), slice(*columns)] > 0).flatten().tolist()
+        read += sum(active)
+        results = {"max": any(active), "avg": any(active), "min": all(active), "stride": active[0]}
+        kept = {name: kept[name] + results[name] for name in kept}
+    return {name: 1 - number / read for name, number in kept.items()}
+
+
+@pytest.mark.parametrize(
+    ("site", "spans"),
+    [
+        (
+            with_output(make_pool((5, 7), 2, units=2), 3, 4),
+            ([(0, 2), (2, 4), (4, 5)], [(0, 2), (2, 4), (4, 6), (6, 7)]),
+        ),
+        (
+            with_output(make_pool((8, 8), 3, 2, units=2, padding=(0, 1)), 4, 5),
+            # The rows' last window is cut off at 8; the columns' first and last read padding.
+            ([(0, 3), (2, 5), (4, 7), (6, 8)], [(1, 4), (3, 6), (5, 8)]),
+        ),
+        (
+            with_output(make_pool((5, 7), (), (), units=2), 3, 4),
+            ([(0, 2), (1, 4), (3, 5)], [(0, 2), (1, 4), (3, 6), (5, 7)]),
+        ),
+        (with_output(make_pool((2, 2), (), (), units=2), 3, 2), ([(0, 1), (0, 2), (1, 2)], [(0, 1), (1, 2)])),
+    ],
+    ids=["ceil mode", "ceil mode and padding", "adaptive", "adaptive to more than there is"],
+)
+def test_windows_of_unequal_shape_count_with_what_they_hold(site, spans):
+    x = maps(40, 2, 10)[..., : site.taps["input"].spatial[0], : site.taps["input"].spatial[1]]
+    found = evaluated(site, x)
+    for unit in range(2):
+        assert {name: found[name].value[unit] for name in OPERATORS} == pytest.approx(naive_loss(x[:, unit], spans))
+
+
+def test_dense_maps_in_ceil_mode():
+    """3x3 dense values under 2x2 pools: windows of 4, 2, 2 and 1 of them, one kept of each."""
+    x = torch.rand(40, 1, 3, 3, generator=torch.Generator().manual_seed(6)) + 0.1
+    found = evaluated(with_output(make_pool((3, 3), 2), 2, 2), x)
+    assert [found[name].value[0] for name in OPERATORS] == pytest.approx([1 - 4 / 9] * 4)
+
+
+def test_sampled_windows_of_unequal_shape_estimate_all_of_them():
+    """Windows of all shapes are equally probable: 25 of 676 are cut off on either side, and one on both."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.rand(400, 1, 51, 51, generator=generator) + 0.1
+    x[..., -1, :] *= torch.rand(400, 1, 51, generator=generator) < 0.1
+    site = with_output(make_pool((51, 51), 2), 26, 26)
+    found, spans = evaluated(site, x), [(i, min(i + 2, 51)) for i in range(0, 51, 2)]
+    truth = naive_loss(x[:20, 0], (spans, spans))["max"]
+    low, high = found["loss"].interval(0.999)
+    assert low[0] <= truth <= high[0]
+    assert found["loss"].value[0] == pytest.approx(truth, abs=0.002)
+
+
+def test_sources_that_hold_several_images_of_unequal_windows():
+    x = maps(32, 24, size=7).repeat(4, 1, 1, 1)
+    site = with_output(make_pool((7, 7), 2, units=24), 4, 4)
+    alone, related = (evaluated(site, x, sources)["loss"] for sources in (None, list(range(32)) * 4))
+    assert related.value == pytest.approx(alone.value)
+    widths = [np.subtract(*found.interval(0.95)[::-1]) for found in (alone, related)]
+    # Twice as wide, and somewhat more: sixteen groups tell the error by Student's t.
+    assert np.median(widths[1] / widths[0]) == pytest.approx(2.15, rel=0.15)
+
+
+def test_adaptive_pools_are_measured():
+    assert METRIC.applies(with_output(make_pool((7, 7), (), ()), 3, 4), "loss", {}) is None
     assert METRIC.applies(make_pool((8, 8)), "loss", {}) is None
+    assert METRIC.applies(make_pool((), (), ()), "loss", {}) == "a vector has no windows"
 
 
 # --- interval ---------------------------------------------------------------------------------------------------

@@ -197,3 +197,40 @@ def test_the_sound_example_passes_and_the_broken_one_fails_where_it_is_broken(pr
     assert [line.split()[:3] for line in table(ran) if "warning" in line] == [
         ["FAIL", "(warning)", "broken.audit.yaml:49"]
     ]
+
+
+def test_a_rule_that_only_measures_passes_and_is_told_with_its_number(project):
+    project.rules(
+        "  - {id: shown, metric: activity.apoz, at: conv1, severity: note}\n"
+        "  - {id: pairs, metric: branch_variance_share, severity: note, if_absent: skip}\n"
+    )
+    assert project.outcomes() == {"net.audit.yaml::shown": "passed", "net.audit.yaml::pairs": "skipped"}
+    ran = project.run("--junitxml=junit.xml")
+    row, *_ = table(ran)
+    outcome, place, rule, site, value, *interval = row.split()
+    assert (outcome, place, rule, site) == ("MEASURED", "net.audit.yaml:5", "shown", "conv1")
+    _, told = junit(project.path / "junit.xml")["shown"]
+    assert float(told["cnnaudit.value"]) == pytest.approx(float(value), rel=1e-3)
+    assert len(interval) == 2
+    assert told["cnnaudit.outcome"] == "measured"
+    assert not {"cnnaudit.bound", "cnnaudit.side"} & set(told)
+
+
+def test_rules_of_a_pack_are_tests_like_any_other(project):
+    project.rules(
+        "  - {id: dead-kernels, at: conv2, severity: error, estimand: dataset}\n",
+        head=project.HEAD + "extends: cnnaudit:recommended\nwithout: [class-information]\n",
+    )
+    assert project.outcomes() == {
+        "net.audit.yaml::dead-kernels": "failed",
+        "net.audit.yaml::duplicate-filters": "passed",
+        "net.audit.yaml::dormant-kernels": "passed",
+        "net.audit.yaml::pool-entropy-loss": "passed",
+        "net.audit.yaml::pool-alternatives": "passed",
+        "net.audit.yaml::branch-share": "skipped",
+    }
+    ran = project.run("--junitxml=junit.xml", "-k", "dead or dormant")
+    # The file changes the one, so it stands there; the other one stands in the pack.
+    assert section(ran, "dead-kernels")[0].startswith("net.audit.yaml:7: dead-kernels fails at 1 of 1 site")
+    _, told = junit(project.path / "junit.xml")["dormant-kernels"]
+    assert told["cnnaudit.file"] == "cnnaudit:recommended"

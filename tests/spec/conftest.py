@@ -69,6 +69,14 @@ def vocabulary() -> Vocabulary:
             params=ProjectionParams,
             summary="A metric with parameters of every kind.",
         ),
+        MetricEntry(
+            name="shift",
+            fields=("consistency", "accuracy"),
+            ops=frozenset({"head"}),
+            params=NoParams,
+            summary="A metric with a field that says too little alone.",
+            beside={"consistency": "accuracy"},
+        ),
     ]
     return Vocabulary({entry.name: entry for entry in entries})
 

@@ -43,6 +43,9 @@ rules:
 
 
 BY = "by names one data column, as in by: scanner or by: {column: scanner, min_images: 200}"
+BOUND = "a rule needs a bound: min, max or both; with severity: note it measures and judges nothing"
+NULL = "null is twin for newly initialised weights, or {twin: permuted} for the trained ones in another order"
+TWINN = "3:31: unknown key 'twinn'; did you mean 'twin'?"
 NAME = "a column's name is made of letters, digits, '_', '.' and '-', and starts with a letter or '_'"
 
 
@@ -197,7 +200,7 @@ def test_mistakes_at_the_top(problems, text, message):
             "zzz: 1",
             (
                 "4:1: unknown key 'zzz'; the keys are "
-                "cnnaudit, model, weights, data, undecided, marks, sampling, by, rules"
+                "cnnaudit, model, weights, data, extends, without, undecided, marks, sampling, by, rules"
             ),
         ),
         ("model:", "4:1: model has no value"),
@@ -260,7 +263,22 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ("", "3:4: a rule is a mapping such as {metric: activity.dead, max: 0}"),
         ("{max: 3}", "3:5: the key 'metric' is missing"),
         ("{metric: 3, max: 3}", "3:14: metric must be text, not the number 3"),
-        ("{metric: activity}", "3:5: a rule needs a bound: min, max or both"),
+        ("{metric: activity}", f"3:5: {BOUND}"),
+        ("{metric: activity, severity: warning}", f"3:5: {BOUND}"),
+        ("{metric: activity, null: twin}", f"3:5: {BOUND}"),
+        ("{metric: activity, null: , max: 0}", "3:24: null has no value"),
+        ("{metric: activity, null: fresh, max: 0}", f"3:30: {NULL}"),
+        ("{metric: activity, null: {twin: twin}, max: 0}", f"3:37: {NULL}"),
+        ("{metric: activity, null: {}, max: 0}", "3:30: the key 'twin' is missing"),
+        ("{metric: activity, null: {twinn: fresh, twin: fresh}, max: 0}", TWINN),
+        (
+            "{metric: activity, min_excess: 0}",
+            "3:24: min_excess is above what: say the null twin that is measured as well, null: twin",
+        ),
+        (
+            "{metric: activity, null: twin, min_excess: '1'}",
+            "3:48: min_excess must be a number, not the text '1': remove the quotes",
+        ),
         ("{metric: activity, minimum: 0}", "3:24: unknown key 'minimum'; did you mean 'min'?"),
         ("{metric: activity, maximum: 0}", "3:24: unknown key 'maximum'; did you mean 'max'?"),
         ("{metric: activity, min: }", "3:24: min has no value"),
@@ -376,6 +394,46 @@ def test_a_mistake_in_a_rule(problems, rule, message):
     assert problems(rules(rule)) == [message]
 
 
+def test_a_note_needs_no_bound(read):
+    note, bounded = read(
+        rules("{metric: activity, severity: note}", "{id: b, metric: activity, max: 0, severity: note}")
+    ).rules
+    assert (note.bounds, note.severity) == ({}, "note")
+    assert bounded.bounds == {"max": 0}
+
+
+@pytest.mark.parametrize(
+    ("written", "null"),
+    [("twin", "twin"), ("{twin: fresh}", "twin"), ("{twin: permuted}", "permuted"), ('"twin"', "twin")],
+)
+def test_null_twins(read, written, null):
+    (rule,) = read(rules(f"{{metric: activity, null: {written}, min_excess: -1e-3, max: 2}}")).rules
+    assert rule.null == null
+    assert rule.bounds == {"max": 2, "min_excess": -0.001}
+    (shown,) = read(rules(f"{{metric: activity, null: {written}, severity: note}}")).rules
+    assert (shown.null, shown.min_excess, shown.bounds) == (null, None, {})
+
+
+def test_without_a_twin_there_is_none(read):
+    (rule,) = read(rules("{metric: activity, max: 0}")).rules
+    assert (rule.null, rule.min_excess) == ("", None)
+
+
+def test_a_field_that_says_too_little_alone_needs_the_other_one_beside_it(problems, read):
+    alone = "{metric: shift.consistency, min: 0.9}"
+    told = (
+        "shift.consistency alone says too little: a network may score well on it by being bad; "
+        "bound shift.accuracy in a rule beside it"
+    )
+    assert problems(rules(alone)) == [f"3:14: {told}"]
+    assert problems(rules("{metric: activity, max: 0}", "{metric: shift, min: 0.9}")) == [f"4:14: {told}"]
+    # Measured is not bounded, and a bound on the one says nothing of what the other wants.
+    assert problems(rules(alone, "{metric: shift.accuracy, severity: note}")) == [f"3:14: {told}"]
+    assert len(read(rules(alone, "{metric: shift.accuracy, min: 0.5}")).rules) == 2
+    assert len(read(rules("{metric: shift.accuracy, min: 0.5}")).rules) == 1
+    assert len(read(rules("{metric: shift.consistency, severity: note}")).rules) == 1
+
+
 def test_a_metric_used_twice_needs_ids(problems, read):
     twice = ("{metric: activity, max: 0}", "{metric: pool_entropy_loss, max: 1}", "{metric: activity, min: 0}")
     assert problems(rules(*twice)) == [
@@ -479,7 +537,8 @@ _RULE = st.fixed_dictionaries(
 )
 _FILE = st.fixed_dictionaries(
     {"cnnaudit": st.just(1), "rules": st.lists(_RULE | _PLAIN, max_size=3) | _PLAIN},
-    optional=dict.fromkeys(("model", "weights", "data", "undecided", "sampling", "by", "zzz"), _PLAIN),
+    optional=dict.fromkeys(("model", "weights", "data", "undecided", "sampling", "by", "zzz"), _PLAIN)
+    | dict.fromkeys(("extends", "without"), st.sampled_from(["cnnaudit:recommended", "x"]) | _PLAIN),
 )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from cnnaudit.errors import SpecError
 from cnnaudit.spec import from_mapping
+from cnnaudit.spec.model import By, File, Load, RuleEntry, Sampling
 
 
 def file(**changes):
@@ -30,6 +31,10 @@ GOOD = [
     rule(by={"column": "site"}),
     file(rules=[{"metric": "activity.apoz", "max": 1, "estimand": "dataset"}]),
     file(rules=[{"metric": "projection", "max": 1, "params": {"rank": 1, "span": [1, 2], "scale": 0.5}}]),
+    file(rules=[{"metric": "activity", "severity": "note"}]),
+    file(rules=[{"metric": "activity", "null": "twin", "min_excess": 1}]),
+    file(rules=[{"metric": "activity", "null": {"twin": "permuted"}, "max": 1}]),
+    file(without=[]),
 ]
 BAD = [
     file(cnnaudit=2),
@@ -48,6 +53,15 @@ BAD = [
     file(sampling={"confidence": 1}),
     file(rules=[{"metric": "activity"}]),
     file(rules=[{"metric": "nothing", "max": 1}]),
+    file(rules=[{"id": "a", "max": 1}]),
+    file(rules=[{"metric": "activity", "null": "twin"}]),
+    file(rules=[{"metric": "activity", "null": "permuted", "max": 1}]),
+    file(rules=[{"metric": "activity", "null": {"twin": "other"}, "max": 1}]),
+    file(rules=[{"metric": "activity", "min_excess": 1}]),
+    file(extends=["cnnaudit:nothing"]),
+    file(extends=3),
+    file(without=["a"]),
+    {"cnnaudit": 1},
     file(rules=[{"metric": "activity", "max": 1, "params": {"bins": 8}}]),
     file(rules=[{"metric": "activity.dormant", "max": 1, "estimand": "dataset"}]),
     file(rules=[{"metric": "projection", "max": 1}]),
@@ -117,7 +131,8 @@ def test_no_reference_has_siblings(schema):
 def test_every_key_has_help(schema):
     objects = [schema, *(schema["definitions"][name] for name in ("RuleEntry", "Sampling", "By", "Load"))]
     keys = {key: value for each in objects for key, value in each["properties"].items()}
-    assert len(keys) == 9 + 16 + 6 + 2 + 2 - 2  # marks and by are keys of the file and of a rule
+    models = File, RuleEntry, Sampling, By, Load
+    assert len(keys) == sum(len(model.model_fields) for model in models) - 2  # marks and by are keys of two of them
     for key, value in keys.items():
         assert value["title"] == key
         assert value["description"].endswith(".")

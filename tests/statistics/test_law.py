@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 
 from cnnaudit.errors import EvidenceError
 from cnnaudit.statistics import ClassHistogram
+from cnnaudit.statistics.window_activity import OPERATORS
 
 IMAGES = 24
 COUNTERS = ("images", "sources", "nonfinite")
@@ -173,7 +174,7 @@ def test_memory_layout_does_not_matter(case):
     assert contiguous.keys() == channels_last.keys()
     for name, tensor in contiguous.items():
         # Sums may add in another order; what is counted is the same.
-        if name in {"strength", "response", "from", "to"}:
+        if name in {"strength", "response", "from", "to", "input", "output", *OPERATORS}:
             torch.testing.assert_close(channels_last[name], tensor, rtol=1e-6, atol=1e-7)
         elif tensor.dtype is torch.float64:
             torch.testing.assert_close(channels_last[name], tensor, rtol=1e-13, atol=1e-13)
