@@ -94,7 +94,7 @@ def _site(
         receptive_field=flow.receptive_field(node),
         jump=flow.jump(node),
         interior=flow.interior(ops.picked(node)),
-        depends_on_all=flow.depends_on_all(node),
+        depends_on_all=flow.depends_on_all(taps.get("response", node)),
         macs=flow.macs.get(node, 0),
         macs_after=flow.macs_after(node),
         depth=flow.depth[node],

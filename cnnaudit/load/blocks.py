@@ -89,8 +89,10 @@ class Block:
                 f"{' x '.join(map(str, spatial))}, not {' x '.join(map(str, self.masks.shape[-len(size) :]))}"
             )
         middle = [slice((c - s) // 2, (c - s) // 2 + s) for c, s in zip(spatial, size, strict=True)]
-        masks = None if self.masks is None else self.masks[..., *middle]
-        return replace(self, images=self.images[:, :, *middle], masks=masks, canvas=self.images)
+        within = (slice(None), slice(None), *middle)
+        images = self.images[within]
+        masks = None if self.masks is None else self.masks[within[-self.masks.dim() :]]
+        return replace(self, images=images, masks=masks, canvas=self.images)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
         """Return the block on a device, its images as numbers of this type.

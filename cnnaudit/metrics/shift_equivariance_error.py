@@ -31,8 +31,8 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
         return "every position sees the whole image here, so there is nothing to move along"
     if site.depends_on_all and not params.get("behind_global"):
         return (
-            "what lies before it sees the whole image (squeeze-excite, instance or group norm), so it need not move along; "
-            "params: {behind_global: true} measures it all the same"
+            "what lies before it sees the whole image (squeeze-excite, instance or group norm), so it need not move "
+            "along; params: {behind_global: true} measures it all the same"
         )
     if any(pixels != int(pixels) for pixels in jump):
         told = " x ".join(f"{pixels:g}" for pixels in jump)
@@ -90,7 +90,7 @@ def shift_equivariance_error(
     errors: ShiftErrors,
     site: Site,
     *,
-    behind_global: bool = False,  # noqa: ARG001 - where it is measured, not how
+    behind_global: bool = False,
 ) -> Mapping[str, Uncertain]:
     """Part of a map that does not move along when its image is shifted, one value for each kernel.
 
@@ -120,12 +120,12 @@ def shift_equivariance_error(
     changes, others might: k of them leave a share of 1 - .05^(1/k) with 95 %.
 
     Pitfalls. Gate: 64 images. It needs larger images than the network sees (``sampling.crop``). Not defined where a
-    receptive field is as large as the image, or positions lie on fractions of pixels (after upsampling). Where
-    squeeze-excite, instance or group norm or another global operation lies before, ``stride`` is not expected to be 0,
-    because what such an operation sees changes with the cut: measured there with ``behind_global: true`` only. Rounding may leave a trace at the stride, so bound it by a small
-    number, not by 0. Activations alias as well (arXiv 2210.02984), which shifts by whole pixels do not show. A kernel
-    that varies between images but hardly over positions has little spread, and its value says little. An error within
-    the network need not reach its output: see shift_consistency.
+    receptive field is as large as the image, or positions lie on fractions of pixels (after upsampling). Where squeeze-
+    excite, instance or group norm or another global operation lies before, ``stride`` is not expected to be 0, because
+    what such an operation sees changes with the cut: measured there with ``behind_global: true`` only. Rounding may
+    leave a trace at the stride, so bound it by a small number, not by 0. Activations alias as well (arXiv 2210.02984),
+    which shifts by whole pixels do not show. A kernel that varies between images but hardly over positions has little
+    spread, and its value says little. An error within the network need not reach its output: see shift_consistency.
     """
     return {name: _error(errors, name) for name in ("stride", "pixel")}
 

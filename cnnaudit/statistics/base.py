@@ -134,7 +134,7 @@ class Statistic(ABC):
         """Return the bytes that the tally will take besides its two counters."""
 
     @classmethod
-    def kept(cls, tap: str, x: Tensor) -> Tensor:  # noqa: ARG003
+    def kept(cls, tap: str, x: Tensor) -> Tensor:
         """Return what is kept of a tap, one row for each image, while others of another run are still to come."""
         return x
 
