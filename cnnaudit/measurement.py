@@ -265,9 +265,10 @@ def _altered(metric: Metric, site: Site, params: Mapping[str, Any], facts: Mappi
     """The site with what was done to get those of its tensors that come from another run."""
     margin = facts.get("margin", ())
     margin = tuple(margin) if isinstance(margin, (tuple, list)) else (margin,) * len(site.interior)
+    maps = any(tap.positions > 1 for tap in site.taps.values())
     changed = {}
     for name, altered in metric.variants(site, params).items():
-        if altered.by == "crop" and len(margin) != len(site.interior):
+        if altered.by == "crop" and maps and len(margin) != len(site.interior):
             raise MetricError(f"{metric.name} needs to know by how much images were shifted: pass margin=, in pixels")
         amount = (*altered.amount, *margin) if altered.by == "crop" else altered.amount
         changed[name] = replace(site.taps[name], variant=Variant("", altered.by, amount))

@@ -605,7 +605,7 @@ def test_everything_that_decides_a_number_is_told():
     told = dict(report.settings)
     assert told["statistics_bytes"] > 0
     ids = {registry()[rule["metric"].partition(".")[0]].id for rule in RULES}
-    assert told["metrics"] == sorted(ids - {"pool_entropy_loss/2"} | {"pool_entropy_loss/2(levels=2)"})
+    assert told["metrics"] == sorted(ids - {"pool_entropy_loss/3"} | {"pool_entropy_loss/3(levels=2)"})
     expected = {"seed": 4, "block": 8, "confidence": 0.9, "max_images": 60, "max_memory": 2**29, "groups": 60}
     assert told.items() >= expected.items()
     assert (told["device"], told["threads"], told["torch"]) == ("cpu", 1, torch.__version__)

@@ -1,5 +1,7 @@
 """Memory is used again where that changes nothing: every network here tempts the runner to overwrite something."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,10 @@ from torch.nn import functional
 
 from cnnaudit.graph import ModelGraph, capture
 from cnnaudit.load import Block
+from cnnaudit.site import Variant
+from cnnaudit.statistics import ActivityTally, Probe
 from cnnaudit.stream import Folding
-from cnnaudit.stream.runner import Runner, Variant
+from cnnaudit.stream.runner import Runner
 
 ATEN = torch.ops.aten
 
@@ -102,11 +106,15 @@ NETS = [
 ]
 
 
-def run(model, x, variants=(), probes=()):
-    runner = Runner(capture(model, x), probes, variants)
+def run(model, x, probes_of=lambda graph: ()):
+    graph = capture(model, x)
+    probes = probes_of(graph)
+    runner, folding = Runner(graph, probes), Folding(probes, 1, 0)
     ids = torch.arange(len(x))
     block = Block(images=x, labels=None, ids=ids, number=0, sources=ids)
-    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, Folding(probes, 1, 0)))
+    folding.start(block)
+    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, folding))
+    folding.settle()
     return runner, output
 
 
@@ -126,12 +134,18 @@ def test_the_output_is_the_networks(function, options, images):
     assert torch.equal(images, kept)
 
 
+@pytest.mark.parametrize("function", NETS, ids=lambda f: f.__name__)
 @torch.no_grad()
-def test_a_variant_that_replaces_a_value_by_itself_leaves_it_to_the_others(images):
-    model = Net(lambda net, x: functional.relu(net.one(x)) + net.two(x)).eval()
-    names = [n.name for n in capture(model, images).module.graph.nodes if n.target is ATEN.conv2d.default]
-    variants = [Variant(str(i), names[0], lambda value: value) for i in range(2)]
-    _, output = run(model, images, variants)
+def test_runs_that_fork_off_leave_its_values_to_the_network(function, images):
+    model = Net(function).eval()
+
+    def without_each_convolution(graph):
+        head = graph.sites[-1]
+        nodes = [site.taps["output"].node for site in graph.sites if site.op == "conv"]
+        taps = {f"without{i}": replace(head.taps["output"], variant=Variant(n, "zero")) for i, n in enumerate(nodes)}
+        return [Probe(ActivityTally, head.with_taps({tap: other}), (tap,)) for tap, other in taps.items()]
+
+    _, output = run(model, images, without_each_convolution)
     torch.testing.assert_close(output, model(images), rtol=1e-5, atol=1e-5)
 
 

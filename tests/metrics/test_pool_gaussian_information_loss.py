@@ -5,7 +5,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
-from builders import make_pool
+from builders import make_pool, with_output
 
 from cnnaudit import MetricError, measure
 from cnnaudit.information import gaussian_entropy_bias
@@ -151,8 +151,7 @@ def test_an_adaptive_pool_has_windows_too():
 
 def test_windows_cut_off_by_the_end_of_the_map_have_a_covariance_of_their_own():
     x = maps(size=5).double()
-    site = make_pool((5, 5), 2, 2, units=3, operator="avg")
-    site = replace(site, taps=MappingProxyType({**site.taps, "output": Tap("", (3, 3, 3))}))
+    site = with_output(make_pool((5, 5), 2, 2, units=3, operator="avg"), 3, 3)
     found = plain(x, site, noise=0.2)
     whole, kept = np.zeros(3), np.zeros(3)
     shapes = [(2, 2, range(0, 4, 2), range(0, 4, 2)), (2, 1, range(0, 4, 2), [4]), (1, 2, [4], range(0, 4, 2))]

@@ -237,5 +237,5 @@ class TestStatistic:
 
 def test_all_of_them_are_here():
     mine = {name for name, metric in registry().items() if metric.reads is Parameters}
-    assert mine == {"stable_rank", "predicted_activity", "batch_norm_scale", "duplicate_filters"}
+    assert mine == {"stable_rank", "predicted_activity", "batch_norm_scale", "duplicate_filters", "convolution_loss"}
     assert all(registry()[name].needs == "weights" for name in mine)
