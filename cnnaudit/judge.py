@@ -40,8 +40,8 @@ __all__ = ["Evaluations", "decide", "estimate", "family_wise_error"]
 
 _SHOWN = 5
 _NO_EXCESS = (
-    "The value is too near to that of the null twin: a network of this shape has it without having learned.",
-    "Compare the layer with its null twin at other bounds and seeds, and look whether it was trained at all.",
+    "The value is not so far above that of the null twin: a network of this shape has it without having learned.",
+    "Look whether the layer was trained at all, and whether another seed draws a twin like this one.",
 )
 _ELSEWHERE = "Correct `at:` or the metric; add `if_absent: skip` where the rule is meant for other networks too."
 
@@ -90,7 +90,7 @@ class _Evidence:
         partial: Whether the value is about all kernels at once, so that without those nothing can be judged.
         gate: Which measured units may not be judged yet.
         fields: Values of all of the metric's fields for the same units.
-        null: What the null twin has for the same units, where it was measured.
+        null: What the null twin has, as one value, where it was measured: the mean of its units.
     """
 
     estimate: Uncertain
@@ -376,12 +376,12 @@ def _evidence(view: _View, statistic: Statistic, fewest: int, evaluations: Evalu
     if view.twin is None:
         return found
     twin = _units(view.check, view.twin, fewest, evaluations)
+    null, gate = twin.estimate, twin.gate.images
+    if len(null.value) > 1:
+        # No kernel of the twin is the counterpart of one of the network's: each is compared with all of the twin's.
+        null, gate = _mean(null, twin.missing), gate.max(keepdims=True)
     graver = max(found.gate, twin.gate, key=lambda gate: int(gate.images.max(initial=0)))
-    return replace(
-        found,
-        gate=replace(graver, images=np.maximum(found.gate.images, twin.gate.images)),
-        null=twin.estimate,
-    )
+    return replace(found, gate=replace(graver, images=np.maximum(found.gate.images, gate)), null=null)
 
 
 def _units(check: Check, statistic: Statistic, fewest: int, evaluations: Evaluations) -> _Evidence:
@@ -511,9 +511,6 @@ def _measured(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _
     order, middle = _ordered(evidence.estimate.value)
     ends = order if len(order) < 2 else order[[0, -1]]
     numbers = _numbers(evidence, evidence.estimate, middle, ends, level.confidence)
-    if evidence.null is not None:
-        # No kernel of the twin is the counterpart of one of the network.
-        numbers["null"] = float(evidence.null.value[_ordered(evidence.null.value)[1]])
     few = evidence.gate.images[middle] > 0
     samples = "sources" if facts["n_sources"] else "images"
     total = _total(evidence)
@@ -552,7 +549,7 @@ def _numbers(
         "value": float(value[shown]),
         "low": float(low[shown]),
         "high": float(high[shown]),
-        "null": None if evidence.null is None else float(evidence.null.value[shown]),
+        "null": None if evidence.null is None else float(evidence.null.value[0]),
         "fields": {name: float(values[shown]) for name, values in evidence.fields.items()},
         "worst": tuple((evidence.kernels[i], float(value[i]), float(low[i]), float(high[i])) for i in listed),
     }

@@ -226,6 +226,8 @@ class _Around:
             return Variant(self._tap(site, altered.of).node, altered.by, altered.amount)
         if self.margin is None:
             raise MetricError("it shifts the images, which needs larger ones than the network sees: see sampling.crop")
+        if altered.by == "crop" and not any(self.margin):
+            raise MetricError("it shifts the images, and sampling.crop leaves no pixel for that: make it smaller")
         if altered.by == "crop":
             return Variant("", altered.by, (*altered.amount, *self.margin))
         if len(altered.amount) != len(self.margin) or any(

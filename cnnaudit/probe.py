@@ -18,7 +18,7 @@ from scipy import linalg, optimize, special
 from scipy.sparse.linalg import LinearOperator, cg
 
 from cnnaudit.intervals import Inverted, Normal
-from cnnaudit.intervals.base import jackknife_error
+from cnnaudit.intervals.base import effective_units, jackknife_error
 from cnnaudit.lazy import torch
 
 if TYPE_CHECKING:
@@ -180,16 +180,25 @@ class Readers:
     Args:
         labels: Class of each image, shape (n,).
         clusters: What is independent of the rest, shape (n,).
+        sources: Number of sources (images, where each is its own) that were dealt to the clusters.
     """
 
-    def __init__(self, labels: Tensor, clusters: Tensor) -> None:
+    def __init__(self, labels: Tensor, clusters: Tensor, sources: int) -> None:
         self.labels, self.clusters = (x.cpu().numpy().astype(np.int64) for x in (labels, clusters))
+        # No sample holds more sources than images.
+        self._sources = min(sources, len(self.labels))
         self.told = surprise(self.labels)
 
     @cached_property
     def entropy(self) -> float:
         """Bits that the labels hold."""
         return float(self.told.mean())
+
+    @cached_property
+    def _doubt(self) -> float:
+        """Share of a mean that one source more could change where all agree."""
+        _, sizes = np.unique(self.clusters, return_counts=True)
+        return 1 / float(effective_units(self._sources, sizes.astype(np.float64), self._sources))
 
     @property
     def label_entropy(self) -> HeldOut:
@@ -202,7 +211,7 @@ class Readers:
 
     def bits(self, gain: Gain, factor: float = 1.0) -> HeldOut:
         """The mean gain, times a factor."""
-        spread, least = factor * gain.spread, factor * self.entropy
+        spread, least = factor * gain.spread, factor * self.entropy * self._doubt
         return clustered_mean(factor * gain.influence, self.clusters, spread, least)
 
     def share(self, gain: Gain) -> HeldOut:
@@ -211,7 +220,7 @@ class Readers:
             return clustered_mean(np.full_like(self.told, np.nan), self.clusters, 0.0, 0.0)
         ratio = gain.influence.mean() / self.entropy
         moved = ratio + (gain.influence - ratio * self.told) / self.entropy
-        return clustered_mean(moved, self.clusters, gain.spread / self.entropy, 1.0)
+        return clustered_mean(moved, self.clusters, gain.spread / self.entropy, self._doubt)
 
     def quotient(self, upper: Gain, lower: Gain, factor: float) -> Quotient:
         """One mean gain over another one, times a factor."""
@@ -219,9 +228,9 @@ class Readers:
         def variance(gain: Gain) -> float:
             return float(clustered_mean(gain.influence, self.clusters, gain.spread, 0.0).error[0]) ** 2
 
-        # Neither is known better than to what one cluster more could change it by, however well they agree.
+        # Neither is known better than to what one source more could change it by, however well they agree.
         mean = clustered_mean(upper.influence, self.clusters, 0.0, 0.0)
-        least = (self.entropy / len(np.unique(self.clusters))) ** 2
+        least = (self.entropy * self._doubt) ** 2
         both = (variance(upper.plus(lower)) - variance(upper - lower)) / 4
         variances = (variance(upper) + least, both, variance(lower))
         return Quotient(mean.value, lower.influence.mean(keepdims=True), variances, mean.dof, factor)
@@ -234,7 +243,7 @@ def clustered_mean(influence: Array, clusters: Integers, spread: float, least: f
         influence: Shape (n,).
         clusters: What is independent of the rest, shape (n,).
         spread: Standard deviation over ``_REPEATS`` repeats of what only chance in the estimator decides.
-        least: What one cluster more could change the mean by when n clusters agree; the error is at least that.
+        least: The error is at least that, however well clusters agree.
     """
     _, place, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     value = influence.mean(keepdims=True)
@@ -243,7 +252,7 @@ def clustered_mean(influence: Array, clusters: Integers, spread: float, least: f
     sums = np.bincount(place, influence)
     rest = (influence.sum() - sums) / (len(influence) - sizes)
     error, dof = jackknife_error(value, rest[:, None], sizes.astype(np.float64))
-    return HeldOut(value, np.maximum(np.sqrt(error**2 + spread**2 / _REPEATS), least / len(sizes)), dof)
+    return HeldOut(value, np.maximum(np.sqrt(error**2 + spread**2 / _REPEATS), least), dof)
 
 
 def surprise(labels: Integers) -> Array:

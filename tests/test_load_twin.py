@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -100,3 +101,32 @@ def test_a_twin_is_measured_as_if_it_were_audited(kind):
     assert verdict.null == pytest.approx(alone.value, abs=0.02)
     assert verdict.value == model.value
     assert abs(verdict.null - verdict.value) > 0.1
+
+
+class Particular(nn.Linear):
+    def reset_parameters(self, std=None):
+        if std is None and hasattr(self, "made"):
+            raise TypeError("missing std")
+        super().reset_parameters()
+
+
+def test_a_layer_that_nobody_can_start_anew_is_permuted():
+    layer = Particular(4, 3)
+    layer.made = True
+    twin = make_twin(nn.Sequential(layer), "twin", [], 0)
+    assert sorted(twin[0].weight.flatten().tolist()) == sorted(layer.weight.flatten().tolist())
+    assert not torch.equal(twin[0].weight, layer.weight)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: torchvision.ops.FrozenBatchNorm2d(3),
+        lambda: nn.InstanceNorm2d(3, track_running_stats=True),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 1)),
+    ],
+    ids=["frozen batch norm", "instance norm", "spectral norm"],
+)
+def test_statistics_of_the_trained_weights_that_do_not_learn_are_refused(layer):
+    with pytest.raises(LoadError, match=r"no null twin: 0.*buffers are of the trained weights"):
+        make_twin(nn.Sequential(layer()), "twin", BLOCKS, 0)

@@ -149,6 +149,32 @@ def test_runs_that_fork_off_leave_its_values_to_the_network(function, images):
     torch.testing.assert_close(output, model(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_run_that_forks_off_reckons_as_the_network_does(kind, images):
+    """A branch that is zero anyway changes not a bit where it is taken out."""
+
+    def residual(net, x):
+        return functional.relu(net.one(x) + net.two[0](net.one(x)) * 0)
+
+    model = nn.Sequential(Net(residual), conv_norm(3)).eval().to(kind)
+    graph = capture(model, images.to(kind))
+    add = next(site for site in graph.sites if site.op in ("residual", "merge"))
+    node = add.taps.get("branch", add.taps.get("right")).node
+    head = graph.sites[-1]
+    site = head.with_taps({"without": replace(head.taps["output"], variant=Variant(node, "zero"))})
+    kept = {}
+
+    folding = Folding([], 1, 0)
+    folding.take = lambda probe, view: kept.update(view.tensors)
+    runner = Runner(graph, [Probe(ActivityTally, site, ("output", "without"))])
+    ids = torch.arange(3)
+    runner.run_block(
+        images.to(kind), Block(images=images.to(kind), labels=None, ids=ids, number=0, sources=ids), 0, folding
+    )
+    assert torch.equal(kept["output"], kept["without"])
+
+
 @torch.no_grad()
 def test_norm_activation_and_gate_write_over_their_input(images):
     runner, _ = run(Net(gate).eval(), images)

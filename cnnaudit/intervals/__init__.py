@@ -10,6 +10,7 @@ from cnnaudit.intervals.auroc import delong
 from cnnaudit.intervals.base import Array, Uncertain
 from cnnaudit.intervals.binomial import Binomial
 from cnnaudit.intervals.bounded import BoundedMean
+from cnnaudit.intervals.carried import CarriedMean, CarriedNormal, widened
 from cnnaudit.intervals.conjunction import Conjunction
 from cnnaudit.intervals.crossing import Crossing
 from cnnaudit.intervals.difference import Difference, difference
@@ -36,6 +37,8 @@ __all__ = [
     "Betting",
     "Binomial",
     "BoundedMean",
+    "CarriedMean",
+    "CarriedNormal",
     "ConfidenceSequence",
     "Conjunction",
     "Crossing",
@@ -62,4 +65,5 @@ __all__ = [
     "linearised_ratio",
     "paired_difference",
     "relative_variance",
+    "widened",
 ]

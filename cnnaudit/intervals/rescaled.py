@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +21,7 @@ __all__ = ["SQUARED_CORRELATION", "Rescaled"]
 
 # What float64 sums cannot tell from 1.
 _CAP = 1 - 1e-12
+_HALVINGS = 60
 
 SQUARED_CORRELATION = Scale(lambda x: np.arctanh(np.sqrt(np.clip(x, 0, _CAP))), lambda x: np.tanh(x) ** 2)
 
@@ -30,6 +32,9 @@ class Rescaled(Uncertain):
 
     Fisher's scale, atanh r, hardly knows where between 0 and 1 a correlation lies (Biometrika 10 (1915)), so that an
     interval there stays within the limits and is not too short near either of them.
+
+    A squared correlation has no sign, so that one of the other sign would have been found just as well. "At most" is
+    tested with both tails for that, which near 0 are of one size: P(|Z + b| >= |z|) at the place b of the bound.
 
     Attributes:
         there: The values' places on that scale, with their errors.
@@ -45,13 +50,35 @@ class Rescaled(Uncertain):
         return self.scale.back(self.there.value)
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
-        low, high = self.there.interval(confidence)
-        return self.scale.back(np.maximum(low, 0)), self.scale.back(high)
+        _, high = self.there.interval(confidence)
+        return self.scale.back(self._low(confidence)), self.scale.back(high)
+
+    def _low(self, confidence: float) -> Array:
+        """Place of the lower end, where "at most" has the p-value (1 - confidence) / 2."""
+        tail = (1 - confidence) / 2
+        # One tail alone reaches less far down.
+        above = np.maximum(self.there.interval(confidence)[0], 0)
+        below, nothing = 0 * above, self._both_tails(0 * above) >= tail
+        for _ in range(_HALVINGS):
+            middle = (below + above) / 2
+            kept = self._both_tails(middle) >= tail
+            below, above = np.where(kept, below, middle), np.where(kept, middle, above)
+        return np.where(nothing, 0 * above, above)
+
+    def _both_tails(self, place: Array) -> Array:
+        """p-values of "truth at most" for a place of each unit."""
+        near, far = (
+            replace(self.there, value=self.there.value - sign * place, limits=(-math.inf, math.inf)).p_at_most(0.0)
+            for sign in (1, -1)
+        )
+        return np.minimum(near + far, 1)
 
     def p_at_most(self, bound: float) -> Array:
         if bound < 0:
             return self._impossible()
-        return self.there.p_at_most(self._at(bound)) if bound < 1 else np.ones_like(self.value)
+        if bound >= 1:
+            return np.ones_like(self.value)
+        return self._both_tails(np.full_like(self.value, self._at(bound)))
 
     def p_at_least(self, bound: float) -> Array:
         if bound > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,15 +41,35 @@ def make_twin(model: nn.Module, kind: str, images: Iterable[Tensor], seed: int) 
     try:
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
-        raise LoadError(f"a {type(model).__name__} cannot be copied for its null twin: {error}") from error
+        raise LoadError(
+            f"a {type(model).__name__} cannot be copied for its null twin: {error}; an old-style weight_norm or "
+            "spectral_norm goes by torch.nn.utils.remove_weight_norm, anything else that cannot be copied off the model"
+        ) from error
+    _refuse_fixed(twin)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for module in twin.modules():
             _forget(module, fresh=kind == "twin")
-        with _recalibrating(twin):
-            for block in images:
+        with _recalibrating(twin) as norms:
+            for block in images if norms else ():
                 twin(block.clone())
     return twin
+
+
+def _refuse_fixed(model: nn.Module) -> None:
+    """Refuse what holds statistics of the trained weights that nobody can take anew.
+
+    Raises:
+        LoadError: there is such a module; under other weights its maps would be dead or exploded for that alone.
+    """
+    for name, module in model.named_modules():
+        kept = dict(module.named_buffers(recurse=False))
+        fixed = "running_mean" in kept and not isinstance(module, _BatchNorm)
+        if fixed or {"_u", "_v"} <= kept.keys():
+            raise LoadError(
+                f"no null twin: {name} is a {type(module).__name__}, whose buffers are of the trained weights and are "
+                "not taken anew; leave `null:` out"
+            )
 
 
 def _forget(module: nn.Module, *, fresh: bool) -> None:
@@ -58,7 +78,8 @@ def _forget(module: nn.Module, *, fresh: bool) -> None:
     before = [parameter.clone() for parameter in own]
     reset = getattr(module, "reset_parameters", None)
     if fresh and own and callable(reset):
-        reset()
+        with suppress(TypeError, NotImplementedError):  # it wants arguments that only its author knows
+            reset()
     for parameter, old in zip(own, before, strict=True):
         if torch.equal(parameter, old):
             order = torch.randperm(parameter.numel())
@@ -66,7 +87,7 @@ def _forget(module: nn.Module, *, fresh: bool) -> None:
 
 
 @contextmanager
-def _recalibrating(model: nn.Module) -> Iterator[None]:
+def _recalibrating(model: nn.Module) -> Iterator[list[_BatchNorm]]:
     """Everything in evaluation mode but batch norms that keep statistics, which start anew and average all blocks."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
@@ -76,7 +97,7 @@ def _recalibrating(model: nn.Module) -> Iterator[None]:
         norm.momentum = None
         norm.train()
     try:
-        yield
+        yield norms
     finally:
         model.eval()
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -93,7 +93,7 @@ def added_usable_information(
     ``added`` surely below 0 would be an artefact of fitting; raise ``images`` or lower ``features``. A linear
     reader of means finds little of what later layers find. Gate: as in usable_information.
     """
-    readers = Readers(sample.labels, sample.clusters)
+    readers = Readers(sample.labels, sample.clusters, sample.n_sources)
     s, f = sample.features
     skip, branch = readers.fitted(s), readers.fitted(f)
     simpler = [skip, branch] + ([readers.fitted(s + f)] if s.shape == f.shape else [])

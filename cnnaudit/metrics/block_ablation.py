@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field as Param
 
-from cnnaudit.intervals import Array, BoundedMean, Conjunction, Normal, RareEvent, Uncertain, linearised_ratio
+from cnnaudit.intervals import (
+    Array,
+    BoundedMean,
+    CarriedNormal,
+    Conjunction,
+    Normal,
+    RareEvent,
+    Uncertain,
+    linearised_ratio,
+    widened,
+)
 from cnnaudit.metrics.base import Field, Gate, Need, metric
 from cnnaudit.metrics.gates import carried_by_few
 from cnnaudit.site import Altered, Op, Site
@@ -17,6 +27,7 @@ from cnnaudit.statistics import LogitPairs
 
 _FEWEST = 64
 _CARRYING = 30
+_ROOM = 0.9  # of the images, those that would do if jsd were exactly 0
 _REMOVED = {Op.RESIDUAL: "branch", Op.GATE: "gate", Op.CONCAT: "branch"}
 
 
@@ -38,7 +49,7 @@ def _images(need: Need) -> int:
     if need.field != "idle":
         return _FEWEST
     # So many images that agree leave no share of others that could hold more than that.
-    return max(_FEWEST, math.ceil(math.log(need.alpha) / math.log1p(-float(need.params["idle_jsd"]))))
+    return max(_FEWEST, math.ceil(math.log(need.alpha) / math.log1p(-float(need.params["idle_jsd"])) / _ROOM))
 
 
 def _gate(pairs: LogitPairs, site: Site, field: str, params: Mapping[str, Any]) -> Gate | None:
@@ -52,11 +63,11 @@ def _change(pairs: LogitPairs) -> tuple[Array, Array]:
     return pairs.sums("change")[:, 0], pairs.products("change")[:, 0, 0]
 
 
-def _root(square: Array, error: Array) -> Normal:
-    """The root of a ratio by the delta method; without error where the ratio has none."""
+def _root(square: Array, error: Array, carrying: Array) -> CarriedNormal:
+    """The root of a ratio by the delta method; that no image changes does not tell how much others would."""
     root = np.sqrt(square)
-    reach = np.divide(error, 2 * root, out=np.where(error > 0, math.inf, error), where=root > 0)
-    return Normal(root, reach, limits=(0.0, math.inf))
+    reach = widened(np.divide(error, 2 * root, out=np.full_like(root, math.inf), where=root > 0), carrying)
+    return CarriedNormal(root, reach, limits=(0.0, math.inf), carrying=carrying)
 
 
 _LITTLE = (
@@ -128,29 +139,30 @@ def block_ablation(
     fixed by the first images; the value is about that replacement.
 
     Interval. ``jsd`` and ``flip``: binomial at the effective sample size (Korn & Graubard 1998), for ``flip`` the exact
-    binomial one. Images that all agree leave room for others that were not met: n of them a share of 1 - .05^(1/n)
-    with 95 %, so the upper end of ``jsd`` is never 0. ``relative_change``: linearised ratio over images, the delta
-    method for the root, normal; k = (sum |d|^2)^2 / sum |d|^4 images carry the change, and the error is 1 + 1 / sqrt(k)
-    times as large because they are few. ``idle``: that both conditions hold is shown by each at the full level
-    (intersection-union), that they do not by either of them, with Bonferroni.
+    binomial one. Images that all agree leave room for others that were not met: n of them a share of 1 - .05^(1/n) with
+    95 %, so the upper end of ``jsd`` is never 0. ``relative_change``: linearised ratio over images, the delta method
+    for the root, normal; k = (sum |d|^2)^2 / sum |d|^4 images carry the change, and the error is 1 + 1 / sqrt(k) times
+    as large because they are few. Where no image changes it is unknown above 0: 0 is then said of these images only.
+    ``idle``: that both conditions hold is shown by each at the full level (intersection-union), that they do not by
+    either of them, with Bonferroni.
 
-    Pitfalls. Gate: 64 images; for ``relative_change`` k = 30, and for ``idle`` as many images as bound ``jsd`` by
-    ``idle_jsd``, 2,995 at .001 and 95 %. A small effect is no fault: the paths of a deep residual network depend little
-    on each other (arXiv 1605.06431), so leaving out one block of many changes little, and several blocks of small
-    effect each may matter together. No threshold is known. Zeros are nothing that the rest of the network ever saw, so
-    a large effect of ``by: zero`` may only say that a constant is missing; ``by: mean`` keeps that and takes away what
-    varies between images. Effects of two blocks do not add up. Networks of one output (a sigmoid, a regression) have no
-    softmax and are left out.
+    Pitfalls. Gate: 64 images; for ``relative_change`` k = 30, and for ``idle`` as many images as bound a ``jsd`` of
+    nearly 0 by ``idle_jsd``, about 3,300 at .001 and 95 %. A small effect is no fault: the paths of a deep residual
+    network depend little on each other (arXiv 1605.06431), so leaving out one block of many changes little, and several
+    blocks of small effect each may matter together. No threshold is known. Zeros are nothing that the rest of the
+    network ever saw, so a large effect of ``by: zero`` may only say that a constant is missing; ``by: mean`` keeps that
+    and takes away what varies between images. Effects of two blocks do not add up. Networks of one output (a sigmoid, a
+    regression) have no softmax and are left out.
     """
     n = pairs.n_images
     jsd, flip = (BoundedMean(*linearised_ratio(**pairs.ratio(name)), n) for name in ("jsd", "flip"))
     ratio, error = linearised_ratio(**pairs.ratio("change", "power"))
     change, squared = _change(pairs)
-    few = np.sqrt(np.divide(squared, change**2, out=np.zeros_like(change), where=change > 0))
+    carrying = np.divide(change**2, squared, out=np.zeros_like(change), where=squared > 0)
     values: dict[str, Uncertain] = {
         "jsd": jsd,
         "flip": flip,
-        "relative_change": _root(ratio, error * (1 + few)),
+        "relative_change": _root(ratio, error, carrying),
     }
     if {"skip", "branch"} <= set(pairs.probe.taps):
         tiny = Normal(*linearised_ratio(**pairs.ratio("branch", "skip")), limits=(0.0, math.inf))

@@ -98,7 +98,7 @@ def bottleneck(
     H(Y) open. ``proved: 0`` proves nothing, and is what nearly all layers have. Wide maps are projected, each width by
     signs of its own; that is a part of the definition and no part of the interval. Gate: as in usable_information.
     """
-    readers = Readers(sample.labels, sample.clusters)
+    readers = Readers(sample.labels, sample.clusters, sample.n_sources)
     before, after = (readers.fitted(x).gain for x in sample.features)
     lost = before - after
     bits = np.array([float(capacity(sample.levels).sum())])

@@ -90,12 +90,13 @@ def branch_variance_share(
     corrected value to the higher. Simulated with 100 and 400 images whose positions depend on each other, and a skip
     behind a ReLU, nominal 95 % intervals of all fields covered the truth in 92 to 97 % of 400 trials.
 
-    Pitfalls. It says how much of the sum's variation the branch makes, not how much it matters: Shannon
-    information of a branch that is a function of its skip is zero by theory, and low shares are normal deep in
-    a network. Blocks with a projection have larger shares. Rescaling one channel changes all fields but the
-    standardised ones. After a ReLU the skip is not negative, and a branch of any mean has a cosine with it that says
-    more of the two means than of what varies; see ``correlation`` for that. Where the sum never varies it is 0 / 0,
-    undecided.
+    Pitfalls. It says how much of the sum's variation the branch makes, not how much it matters: Shannon information of
+    a branch that is a function of its skip is zero by theory, and low shares are normal deep in a network. Blocks with
+    a projection have larger shares. Rescaling one channel changes all fields but the standardised ones. After a ReLU
+    the skip is not negative, and a branch of any mean has a cosine with it that says more of the two means than of what
+    varies; see ``correlation`` for that. Where the sum never varies it is 0 / 0, undecided. A branch that is 0 on all
+    images has a ``share`` and a ``ratio`` of 0 [0, 0], which says that it is silent on these: one that acts on fewer
+    than about 3 / n of all images may have been missed.
     """
     part = {name: tally[0] for name, tally in moments.tally.items()}
     ss, ff, sf = part["ss"].sum(), part["ff"].sum(), part["sf"].sum()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnaudit.intervals import Normal, Rescaled, Uncertain, delta_error, linearised_ratio
+from cnnaudit.intervals import CarriedNormal, Normal, Rescaled, Uncertain, delta_error, linearised_ratio, widened
 from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import CentreShifts
@@ -103,7 +103,7 @@ def localisation_slope(centres: CentreShifts, site: Site) -> Mapping[str, Uncert
         gradient = np.stack([-r / (2 * xx), 1 / np.sqrt(xx * yy), -r / (2 * yy)], 1)
         carrying = yy**2 / products[:, 2, 2]
         place = np.arctanh(np.minimum(np.abs(r), _CAP))
-        spread = delta_error(gradient, products) / (1 - np.minimum(np.abs(r), _CAP) ** 2) * (1 + 1 / np.sqrt(carrying))
+        spread = widened(delta_error(gradient, products) / (1 - np.minimum(np.abs(r), _CAP) ** 2), carrying)
     # One image lies on any line through the origin.
     error, spread = (np.where(active > 1, x, math.inf) for x in (error, spread))
-    return {"slope": Normal(slope, error), "r2": Rescaled(Normal(place, spread))}
+    return {"slope": Normal(slope, error), "r2": Rescaled(CarriedNormal(place, spread, carrying=carrying))}

@@ -80,7 +80,7 @@ def merge_information_loss(
     maxima of the sum are no function of those of the addends: the loss may be below 0 in truth. Gate: as in
     usable_information.
     """
-    readers = Readers(sample.labels, sample.clusters)
+    readers = Readers(sample.labels, sample.clusters, sample.n_sources)
     s, f, total = sample.features
     added = readers.fitted(total)
     # Of means it is the reader of both that weighs them alike.

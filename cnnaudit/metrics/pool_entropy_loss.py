@@ -79,7 +79,8 @@ def _shortage(cells: Tensor) -> Tensor:
 
 _MUCH = (
     "The pool throws away more of its windows' entropy than the rule allows, at this resolution.",
-    "Where another operator would lose clearly less (relative_max, _avg, _min, _stride), try it.",
+    "Where another operator would lose clearly less (relative_max, _avg, _min), try it; on dense maps a stride does so by "
+    "construction.",
 )
 _LITTLE = (
     "The pool loses less than the rule expects: its windows are nearly constant.",
@@ -87,7 +88,8 @@ _LITTLE = (
 )
 _SPARSER = (
     "The pool makes the map sparser: an output value carries less entropy than an input value did.",
-    "Try the operator that loses least (relative_max, _avg, _min, _stride); after a ReLU a min pool loses most.",
+    "On dense maps max and min pools do, on sparse ones a min pool: try the operator that loses least (relative_max, "
+    "_avg, _min).",
 )
 _DENSER = ("The pool makes the map denser than the rule allows.", "Compare with the other operators at this site.")
 
@@ -140,7 +142,8 @@ def pool_entropy_loss(
 
     ``density_ratio``, ``retained`` and ``rate`` compare neighbours: h_out is the entropy per value of 2x2 neighbouring
     outputs (two along each dimension) of windows of the most frequent shape, h_in that of 2x2 neighbouring inputs.
-    ``density_ratio`` is h_out / h_in: above 1 the pool made the map denser. With S input values for each output
+    ``density_ratio`` is h_out / h_in: above 1 the pool made the map denser. It is entropy per value, so also per stored
+    byte where both maps have one data type. With S input values for each output
     (product of the strides) ``rate`` is h_in - h_out / S, and ``retained`` is h_out / (S h_in). They are of the map,
     not of a window: ``rate`` times the number of input values is the loss of a whole map, away from its border.
 
@@ -162,7 +165,9 @@ def pool_entropy_loss(
     windows that do not overlap, S ``rate`` is ``bits`` where all values are independent. Entropy per value of 2x2
     neighbours is above the entropy rate of the map, the more the further dependence reaches. Outputs of overlapping
     windows depend on each other beyond 2x2 even where the inputs do not, which lowers ``rate``, to below 0 perhaps, and
-    raises ``retained``, to above 1 perhaps, though no pool creates information. A kernel that never varies has no
+    raises ``retained``, to above 1 perhaps, though no pool creates information. No result keeps more than log2
+    ``levels`` bits, and a stride's keeps them all where the map is dense, because the grid makes its levels equally
+    frequent: ``relative_stride`` is the lowest there by construction. A kernel that never varies has no
     entropy to lose: 0 / 0, undecided.
     """
     whole, kept = operator_entropies(counts, estimator)

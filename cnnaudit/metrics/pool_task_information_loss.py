@@ -106,7 +106,8 @@ def pool_task_information_loss(
     of bottleneck. What is added are the other operators: ``relative_max``, ``_avg``, ``_min`` and ``_stride`` are the
     losses had the maximum, the mean, the minimum or the first value of each window been taken. Padding is not counted
     in them. ``per_byte`` is what a value after it carries over what a value before it carries, (information_out /
-    values out) / (information_in / values in): what memory buys. Where all layers behind are convolutions, whose
+    values out) / (information_in / values in); input and result have one data type, so it is also the ratio of the
+    usable bits per stored byte: what memory buys. Where all layers behind are convolutions, whose
     multiply-adds grow with the positions, that is also what arithmetic buys, with the pool over without it.
     ``per_mmac`` is information_out for each million multiply-adds of all layers behind the site.
 
@@ -136,7 +137,7 @@ def pool_task_information_loss(
     maps are projected, each width by signs of its own. ``per_mmac`` compares sites and networks, not a pool with none:
     a network without it would need other layers. Gate: as in usable_information.
     """
-    readers = Readers(sample.labels, sample.clusters)
+    readers = Readers(sample.labels, sample.clusters, sample.n_sources)
     before, after = (readers.fitted(x).gain for x in sample.features)
     lost = before - after
     unknown = readers.bits(lost, math.nan)

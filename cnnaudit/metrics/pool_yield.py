@@ -1,4 +1,4 @@
-"""What a pool buys: entropy for each byte that is stored and each multiply-add that follows."""
+"""What a pool buys: entropy for each multiply-add that follows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 _MILLION = 1e6
 
 
-def _applicable(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
+def _applicable(site: Site, field: str, params: Mapping[str, Any]) -> str | None:  # noqa: ARG001
     if site.is_global:
         return "a global pool leaves one value of each map: it has no neighbours"
-    if field.startswith("per_mmac") and not site.macs_after:
+    if not site.macs_after:
         return "no convolution or linear layer follows"
     return _applies(site, "density_ratio", params)
 
@@ -42,8 +42,8 @@ _MUCH = (
 )
 
 
-def _field(unit: str, summary: str, **facts: Any) -> Field:
-    return Field(unit, summary, "higher", _LITTLE, _MUCH, limits=(0, math.inf), **facts)
+def _field(summary: str) -> Field:
+    return Field("bits/Mmac", summary, "higher", _LITTLE, _MUCH, debias=True, limits=(0, math.inf))
 
 
 @metric(
@@ -51,14 +51,8 @@ def _field(unit: str, summary: str, **facts: Any) -> Field:
     at=Op.POOL,
     taps="input",
     fields={
-        "kept": _field("fraction", "quantised entropy of the map after the pool over before"),
-        "per_byte": _field("ratio", "entropy per stored byte after the pool over before"),
-        "per_mmac": _field(
-            "bits/Mmac", "entropy of the pooled map for each million multiply-adds behind the pool", debias=True
-        ),
-        "per_mmac_unpooled": _field(
-            "bits/Mmac", "the same had the map before been handed on at full size", debias=True
-        ),
+        "per_mmac": _field("entropy of the pooled map for each million multiply-adds behind the pool"),
+        "per_mmac_unpooled": _field("the same had the map before been handed on at full size"),
     },
     interval="delete-a-group jackknife over images",
     identity=("levels",),
@@ -75,30 +69,27 @@ def pool_yield(
     windows: Annotated[int, Param(ge=1)] = 64,
     estimator: Estimator = "grassberger",
 ) -> Mapping[str, Tensor]:
-    """Entropy that a pool keeps for the memory and the arithmetic that it saves, at a stated resolution.
+    """Entropy that a pool hands on for the arithmetic behind it, at a stated resolution.
 
     Definition. D is the entropy per value of neighbouring values, two along each dimension taken together and
-    quantised as in pool_entropy_loss; n is the number of values of one kernel's map. ``kept`` is
-    n_out D_out / (n_in D_in). ``per_byte`` is D_out / D_in: both maps have one data type, so bytes cancel. Where all
-    layers behind the pool are convolutions, whose multiply-adds grow with the positions, that is also the ratio of the
-    entropies for each multiply-add with the pool and without. ``per_mmac`` is the entropy of the whole map in bits an
-    image, units n_out D_out, over the millions of multiply-adds of all layers behind the pool; ``per_mmac_unpooled``
-    is that of the map before the pool, units n_in D_in, over n_in / n_out times as many.
+    quantised as in pool_entropy_loss; n is the number of values of one kernel's map. ``per_mmac`` is the entropy of the
+    whole map in bits an image, units n_out D_out, over the millions of multiply-adds of all layers behind the pool;
+    ``per_mmac_unpooled`` is that of the map before the pool, units n_in D_in, over n_in / n_out times as many. The
+    ratio of both, D_out / D_in, is pool_entropy_loss.density_ratio, which is also what a stored byte carries after the
+    pool over before; what is left of the whole map is pool_entropy_loss.retained.
 
-    Unit and range. ``kept`` >= 0: a 2x2 pool that leaves the values as dense as they were keeps 1 / 4.
-    ``per_byte`` >= 0, above 1 where the pool made the map denser; it is pool_entropy_loss.density_ratio. Bits per
-    million multiply-adds >= 0. One value for each kernel; those of ``per_mmac`` are of a map all of whose kernels are
+    Unit and range. Bits per million multiply-adds, >= 0. One value for each kernel, of a map all of whose kernels are
     like this one, so that their mean is the map's.
 
-    Estimator and bias. Grassberger entropies of at most 16 neighbourhoods an image. Neighbours taken together leave out
-    what farther values share, and kernels are added up as if they were independent: bits of a map are upper bounds, of
-    which ratios compare like with like.
+    Estimator and bias. Grassberger entropies of at most 16 neighbourhoods an image. The jackknife takes off the
+    bias that it finds. Neighbours taken together leave out what farther values share, and kernels are added up as if
+    they were independent: bits of a map are upper bounds, of which ratios compare like with like.
 
-    Interval. Delete-a-group jackknife over images; of ``per_mmac`` and ``per_mmac_unpooled``, whose bias no ratio
-    cancels, less the bias that it finds, from one error below the lower to one above the higher of both values.
+    Interval. Delete-a-group jackknife over images, from one error below the lower to one above the higher of the values
+    with and without the correction of the bias.
 
-    Pitfalls. Entropy at a resolution is not usefulness: noise has much of it. Overlapping windows repeat values, so
-    ``kept`` may exceed 1. Layers that do not run at every position (linear ones behind a global pool, gates) would not
+    Pitfalls. Entropy at a resolution is not usefulness: noise has much of it. Overlapping windows repeat values, which
+    counts each time. Layers that do not run at every position (linear ones behind a global pool, gates) would not
     grow without the pool: ``per_mmac_unpooled`` is too low by their share. Gate as in pool_entropy_loss. A kernel that
     never varies is 0 / 0, undecided.
     """
@@ -107,11 +98,9 @@ def pool_yield(
         raise ValueError("nothing was folded, or the output has no neighbours")
     together = 2 ** len(site.taps["input"].spatial)
     before, after = (_entropy(cells, estimator) / together for cells in (inputs, outputs))
-    n_in, n_out = site.taps["input"].positions, _outputs(site)
-    found = {"kept": n_out * after / (n_in * before), "per_byte": after / before}
     # A constant kernel has no entropy with the pool or without: not a yield of 0 but none to speak of.
-    share = torch.where(before > 0, site.units * n_out, torch.nan) / (site.macs_after / _MILLION or math.nan)
-    return found | {"per_mmac": share * after, "per_mmac_unpooled": share * before}
+    share = torch.where(before > 0, site.units * _outputs(site), torch.nan) / (site.macs_after / _MILLION or math.nan)
+    return {"per_mmac": share * after, "per_mmac_unpooled": share * before}
 
 
 def _outputs(site: Site) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnaudit.intervals import BoundedMean, Uncertain, linearised_ratio
+from cnnaudit.intervals import BoundedMean, CarriedMean, Uncertain, linearised_ratio, widened
 from cnnaudit.metrics.base import Field, metric
 from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import ShiftErrors, common_positions, shifts
@@ -120,12 +120,14 @@ def shift_equivariance_error(
     changes, others might: k of them leave a share of 1 - .05^(1/k) with 95 %.
 
     Pitfalls. Gate: 64 images. It needs larger images than the network sees (``sampling.crop``). Not defined where a
-    receptive field is as large as the image, or positions lie on fractions of pixels (after upsampling). Where squeeze-
-    excite, instance or group norm or another global operation lies before, ``stride`` is not expected to be 0, because
-    what such an operation sees changes with the cut: measured there with ``behind_global: true`` only. Rounding may
-    leave a trace at the stride, so bound it by a small number, not by 0. Activations alias as well (arXiv 2210.02984),
-    which shifts by whole pixels do not show. A kernel that varies between images but hardly over positions has little
-    spread, and its value says little. An error within the network need not reach its output: see shift_consistency.
+    receptive field is as large as the image, or positions lie on fractions of pixels (after upsampling). Where
+    squeeze-excite, instance or group norm or another global operation lies before, ``stride`` is not expected to be 0,
+    because what such an operation sees changes with the cut: measured there with ``behind_global: true`` only. Rounding
+    may leave a trace at the stride, so bound it by a small number, not by 0. A bound of the population below about 6 /
+    k cannot be shown to hold, so check theory's 0 with ``estimand: dataset``. Activations alias as well (arXiv
+    2210.02984), which shifts by whole pixels do not show. A kernel that varies between images but hardly over positions
+    has little spread, and its value says little. An error within the network need not reach its output: see
+    shift_consistency.
     """
     return {name: _error(errors, name) for name in ("stride", "pixel")}
 
@@ -136,4 +138,4 @@ def _error(errors: ShiftErrors, shift: str) -> BoundedMean:
     with np.errstate(divide="ignore", invalid="ignore"):
         carrying = np.maximum(np.nan_to_num(sums["b"] ** 2 / sums["bb"]), 1)
     units = np.floor(carrying + 1e-9).astype(np.int64)
-    return BoundedMean(value, error * (1 + 1 / np.sqrt(carrying)), units, _RANGE)
+    return CarriedMean(value, widened(error, carrying), units, _RANGE, carrying=carrying)

@@ -104,7 +104,7 @@ def usable_information(
     where Shannon's measure is 1. Values compare only at equal ``images``, ``readout`` and ``features``. A projection of
     wide sites blurs: it favours features of large variance.
     """
-    readers = Readers(sample.labels, sample.clusters)
+    readers = Readers(sample.labels, sample.clusters, sample.n_sources)
     gain = readers.fitted(*sample.features).gain
     return {
         "information": readers.bits(gain),

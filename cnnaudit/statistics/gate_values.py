@@ -24,11 +24,11 @@ _MOMENTS = 9
 class GateValues(Statistic):
     """Moments and a histogram of each channel of a gate, over images and sampled positions.
 
-    The grid has 16 bins of equal width for all channels: of [0, 1] where the first images hold no value beyond, else
-    of the range that these have; what lies beyond counts to the bin at that end. A gate that is broadcast over the
-    channels is one channel.
+    The grid has 17 bins for all channels, whose centres are the multiples of 1 / 16: of [0, 1] where the first images
+    hold no value beyond, else of the range that these have; the two at the ends are half as wide and take what lies
+    beyond. A gate that is broadcast over the channels is one channel.
 
-    Tally (per group): ``levels``, int32 of shape (groups, channels, 16); ``moments``, float64 of shape
+    Tally (per group): ``levels``, int32 of shape (groups, channels, 17); ``moments``, float64 of shape
     (groups, 9, channels): sums over images of s, q, s**2, s * q and q**2, s being the mean and q the mean square of the
     values at the sampled positions, and of the first four powers of the mean over the whole map; ``beyond``, int64 of
     shape (groups, channels): images with a value outside of [0, 1].
@@ -36,7 +36,7 @@ class GateValues(Statistic):
 
     options: ClassVar[Mapping[str, Any]] = {"positions": 16}
 
-    bins: ClassVar[int] = 16
+    bins: ClassVar[int] = 17
     calibrates = 64
     together = 16
 
@@ -58,7 +58,8 @@ class GateValues(Statistic):
         low, high = sample.aminmax()
         if low >= 0 and high <= 1:
             low, high = torch.zeros_like(low), torch.ones_like(high)
-        inner = torch.arange(1, self.bins, dtype=torch.float64, device=sample.device) / self.bins
+        # A gate rests at 0, at 1 or, where its weights are 0, halfway: none of these may lie on an edge.
+        inner = (torch.arange(self.bins - 1, dtype=torch.float64, device=sample.device) + 0.5) / (self.bins - 1)
         self.calibration["edges"] = low + (high - low) * inner
 
     def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
@@ -76,7 +77,7 @@ class GateValues(Statistic):
 
     @property
     def counts(self) -> Tensor:
-        """Pooled counts, int64 of shape (channels, 16)."""
+        """Pooled counts, int64 of shape (channels, 17)."""
         return self.tally["levels"].sum(0)
 
     @property

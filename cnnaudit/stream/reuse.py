@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["overwriting", "owns_memory"]
+__all__ = ["overwriting", "owns_memory", "preserving"]
 
 _ATEN = torch.ops.aten
+_SHORT = (torch.float16, torch.bfloat16)  # torch's own kernel reckons with more digits
 _BATCH_NORM = _ATEN._native_batch_norm_legit_no_training.default  # noqa: SLF001 - the operator's name
 _ACTIVATIONS: dict[Any, Any] = {
     _ATEN.relu.default: _ATEN.relu_.default,
@@ -73,8 +74,24 @@ def overwriting(
                 return call
     elif node.args and node.args[0] in spare:
         if node.target is _BATCH_NORM:
-            return _batch_norm(node, constants)
+            return _batch_norm(node, constants, in_place=True)
         return _ACTIVATIONS.get(node.target)
+    return None
+
+
+def preserving(node: fx.Node, chosen: Any, constants: Mapping[fx.Node, Any]) -> Callable[..., Any] | None:
+    """The form that gives the same numbers as the one chosen for a node, to the last bit, and overwrites nothing.
+
+    Args:
+        node: A call of an operator.
+        chosen: What is called in its place.
+        constants: Values of the graph's parameters and buffers.
+
+    Returns:
+        Something to call with the node's arguments; None where the operator itself does that.
+    """
+    if node.target is _BATCH_NORM and chosen is not node.target:
+        return _batch_norm(node, constants, in_place=False)
     return None
 
 
@@ -83,13 +100,14 @@ def _same_kind(node: fx.Node, operand: fx.Node) -> bool:
     return ops.shape(node) == ops.shape(operand) and node.meta["val"].dtype == operand.meta["val"].dtype
 
 
-def _batch_norm(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Callable[..., Any] | None:
+def _batch_norm(node: fx.Node, constants: Mapping[fx.Node, Any], *, in_place: bool) -> Callable[..., Any] | None:
     """A batch norm with fixed statistics as one multiplication and addition, which it is on a CPU too."""
     x, *fixed, _, eps = cast("tuple[Any, ...]", node.args)
     if not all(value is None or value in constants for value in fixed):
         return None
     weight, bias, mean, variance = (None if value is None else constants[value] for value in fixed)
-    if any(value is not None and value.dtype != x.meta["val"].dtype for value in (weight, bias, mean, variance)):
+    kind = x.meta["val"].dtype
+    if kind in _SHORT or any(v is not None and v.dtype != kind for v in (weight, bias, mean, variance)):
         return None
     scale = (1 if weight is None else weight) / (variance + eps).sqrt()
     shift = (0 if bias is None else bias) - mean * scale
@@ -97,6 +115,6 @@ def _batch_norm(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Callable[...
     scale, shift = scale.reshape(each), shift.reshape(each)
 
     def normalise(x: Tensor, *_: Any) -> tuple[Tensor]:
-        return (torch.addcmul(shift, x, scale, out=x),)
+        return (torch.addcmul(shift, x, scale, out=x) if in_place else torch.addcmul(shift, x, scale),)
 
     return normalise

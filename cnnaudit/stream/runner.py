@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from cnnaudit.statistics import View, draw_offsets
-from cnnaudit.stream.reuse import overwriting, owns_memory
+from cnnaudit.stream.reuse import overwriting, owns_memory, preserving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,7 +74,7 @@ class Runner(fx.Interpreter):
         self.means: dict[fx.Node, Tensor] = {}
         self.dying = self._last_uses()
         self.targets = {node: self._target(node) for node in self.steps if node.op == "call_function"}
-        self.plain = {node: _RESHAPES.get(node.target, node.target) for node in self.steps}
+        self.plain = {node: self._plain(node) for node in self.steps}
 
     @property
     def learns(self) -> bool:
@@ -123,13 +123,12 @@ class Runner(fx.Interpreter):
             self._read(self.ripe.get(node, ()), turn)
             self._gather(None, node, turn)
             for variant, env in runs.items():
-                if node not in self.companions[variant]:
-                    continue
-                self.env = env
-                if node is self.images:
-                    self.args_iter = iter([_laid_out(self._other_images(variant, block, images, seed))])
-                env[node] = self.run_node(node)
-                self._gather(variant, node, turn)
+                if node in self.companions[variant]:
+                    self.env = env
+                    if node is self.images:
+                        self.args_iter = iter([_laid_out(self._other_images(variant, block, images, seed))])
+                    env[node] = self.run_node(node)
+                    self._gather(variant, node, turn)
                 for dead in self.dying.get(node, ()):
                     env.pop(dead, None)
             for variant, suffix in self.forks.items():
@@ -187,6 +186,11 @@ class Runner(fx.Interpreter):
     def _target(self, node: fx.Node) -> Any:
         """The operator to call: one that overwrites its input where nobody needs that any more."""
         return overwriting(node, self._spare(node), self.constants) or _RESHAPES.get(node.target, node.target)
+
+    def _plain(self, node: fx.Node) -> Any:
+        """The same where something still needs the input."""
+        chosen = self.targets.get(node, node.target)
+        return preserving(node, chosen, self.constants) or _RESHAPES.get(node.target, node.target)
 
     def _spare(self, node: fx.Node) -> set[fx.Node]:
         """Inputs that die with this node, own their memory, and are read by nobody else once it runs."""
