@@ -35,7 +35,7 @@ NAMES = (
 )
 TILE = 128
 OPERATORS = ("max", "avg", "stride", "min")
-FREQUENCY, SILENT = 0.4, 0.77
+FREQUENCY, SILENT = 0.25, 0.77
 ROOT = 0.2755
 BEGIN, END = "<!-- tables: benchmarks/pooling.py -->", "<!-- end of tables -->"
 

@@ -125,8 +125,10 @@ class Site:
         receptive_field: Pixels of the network's input that one position sees, for each spatial dimension.
         jump: Pixels of the network's input between neighbouring positions, for each spatial dimension; 0 where a
             position sees the whole input.
+        period: The shortest shift of the network's input, in pixels, that moves the map and all that it is computed
+            from by whole positions, for each spatial dimension: more than ``jump`` behind upsampling.
         interior: For each spatial dimension the first position, and the one behind the last, whose whole receptive
-            field lies inside the input; equal where there is none.
+            field lies inside the input and inside all that was cropped from it; equal where there is none.
         depends_on_all: True where every position also depends on the whole input, by a gate or a norm over positions
             that lies before it.
         macs: Multiplications of a convolution or linear layer for one image.
@@ -153,6 +155,7 @@ class Site:
     steers: bool = False
     receptive_field: tuple[int, ...] = ()
     jump: tuple[float, ...] = ()
+    period: tuple[float, ...] = ()
     interior: tuple[tuple[int, int], ...] = ()
     depends_on_all: bool = False
     macs: int = 0

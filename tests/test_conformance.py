@@ -27,6 +27,7 @@ FACTS = {  # what a site knows and plain tensors do not tell
     "concat_share": {"inputs": (1, 3), "padding": 1},
     "convolution_information_loss": {"stride": 2, "padding": 1},
     "localisation_slope": {"margin": 2},
+    "pool_alternatives.over_max": {"op": "avg"},
     "pool_gaussian_information_loss": {"op": "avg"},
     "pool_task_information_loss": {"macs_after": 1000},
     "pool_yield": {"macs_after": 1000},
@@ -71,7 +72,7 @@ def given(metric, **changed):
 
 def measured(name, *changed, **facts):
     metric = registry()[name.partition(".")[0]]
-    return measure(name, *(changed or tensors(metric)), **(given(metric) | facts))
+    return measure(name, *(changed or tensors(metric)), **(given(metric) | FACTS.get(name, {}) | facts))
 
 
 def alike(found, wanted, *, rel=1e-6, abs_=1e-7):

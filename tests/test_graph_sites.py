@@ -791,9 +791,123 @@ def test_what_lies_behind_a_gate_or_a_norm_over_positions_depends_on_all():
         graph = capture(model, torch.zeros(2, 3, 6, 6))
         assert graph.site("b").depends_on_all
         assert graph.site("b").interior == ((0, 6), (0, 6))
-    assert not graph.site("a").depends_on_all
+    assert graph.site("a").depends_on_all  # what it hands on lies behind the norm
+    assert not graph.site("input").depends_on_all
     pooled = capture(gate, torch.zeros(2, 3, 6, 6)).site("#avg_pool.0")
     assert (pooled.depends_on_all, pooled.interior) == (True, ((0, 0), (0, 0)))
+
+
+def upsampled(**options):
+    return Net(
+        lambda m, x: m.b(F.interpolate(m.a(x), scale_factor=2, **options)), a=conv(2, 3, stride=2), b=conv(kernel=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "jump", "period", "interior"),
+    [
+        # Position 1 is a copy of position 0, which sees the pixel before the first.
+        (upsampled(mode="nearest"), 1, 2, (2, 16)),
+        # Positions 2p + 1 and 2p + 2 lie between p and p + 1.
+        (upsampled(mode="bilinear"), 1, 2, (3, 15)),
+        (upsampled(mode="bicubic"), 1, 2, (5, 13)),
+        (upsampled(mode="bilinear", align_corners=True), 1, 2, (0, 0)),
+        # Windows of the transposed convolution reach from position p to 2p - 1 ... 2p + 1.
+        (Net(lambda m, x: m.b(m.a(x)), a=conv(2, 3, stride=2), b=nn.ConvTranspose2d(3, 3, 3, 2, 1, 1)), 1, 2, (2, 15)),
+        (Net(lambda m, x: m.b(F.pixel_shuffle(m.a(x), 2)), a=conv(2, 12, stride=2), b=conv(kernel=1)), 1, 2, (2, 16)),
+        # Down by 2 again: the shift that the upsampling needs moves the map by one position.
+        (Net(lambda m, x: m.b(F.interpolate(m.a(x), scale_factor=2)), a=conv(2, 3, stride=2), b=conv(stride=2)), 2, 2,
+         (2, 8)),
+        # 4 behind the first, 2 behind the upsampling, 6 behind the pool: 12 is the first multiple of all.
+        (Net(lambda m, x: m.b(F.max_pool2d(F.interpolate(m.a(x), scale_factor=2), 3)), a=conv(2, 3, stride=4),
+             b=conv(kernel=1)), 6, 12, (1, 2)),
+        # The last 9 positions are 7 ... 15; the first and the last of them border on padding.
+        (Net(lambda m, x: m.b(m.a(x)[..., -9:, -9:]), a=conv(2, 3, 1), b=conv()), 1, 1, (1, 8)),
+        (Net(lambda m, x: m.b(F.pad(m.a(x), (-2, -3) * 2)), a=conv(2, 3, 1), b=conv()), 1, 1, (1, 10)),
+        (Net(lambda m, x: m.b(m.a(x.permute(0, 2, 3, 1)[:, 3::2, 3::2]).permute(0, 3, 1, 2)), a=nn.Linear(2, 3),
+             b=conv()), 2, 2, (1, 6)),
+    ],
+)  # fmt: skip
+def test_jump_period_and_interior_behind_upsampling_and_crops(model, jump, period, interior):
+    graph = capture(model, torch.zeros(2, 2, 16, 16))
+    site = graph.site("b")
+    assert (site.jump, site.period, site.interior) == ((jump,) * 2, (period,) * 2, (interior,) * 2)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_what_borders_on_padding_is_seen_through_an_upsampled_map(mode):
+    """What lies inside, computed from a larger image, is the same; what lies outside is not."""
+    torch.manual_seed(0)
+    model = upsampled(mode=mode).double().eval()
+    (top, bottom), (left, right) = capture(model, torch.zeros(2, 2, 16, 16, dtype=torch.double)).site("b").interior
+    around = torch.randn(20, 2, 48, 48, dtype=torch.double)
+    with torch.no_grad():
+        same = (model(around[..., 16:-16, 16:-16]) - model(around)[..., 16:-16, 16:-16]).abs().amax((0, 1)) < 1e-12
+    expected = torch.zeros_like(same)
+    expected[top:bottom, left:right] = True
+    assert torch.equal(same, expected)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: x.flip(-1),
+        lambda x: x.roll(2, -1),
+        lambda x: x[..., torch.arange(0, 16, 2)],
+        lambda x: x.view(x.shape[0], 3, 8, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(x.shape[0], 12, 8, 8)[:, :3],
+        lambda x: F.unfold(x, 2, stride=2).view(x.shape[0], 12, 8, 8)[:, :3],
+        lambda x: F.interpolate(x, size=(8, 8), mode="bilinear", antialias=True),
+        lambda x: torch.cat([x[:, :, 8:], x[:, :, :8]], 2),
+        lambda x: F.grid_sample(x, torch.zeros(1, 16, 16, 2).expand(x.shape[0], 16, 16, 2)),
+    ],
+)
+def test_positions_that_are_moved_without_a_rule_may_see_everything(move):
+    model = Net(lambda m, x: m.b(move(m.a(x))), a=conv(2, 3), b=conv(kernel=1))
+    site = site_of(model, "b", 16, 16, channels=2)
+    assert (site.jump, site.interior, site.depends_on_all) == ((0, 0), ((0, 0), (0, 0)), True)
+    assert site.receptive_field == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda x: x.flip(1),
+        lambda x: x[:, torch.tensor([2, 0, 1])],
+        lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(x.shape[0], 3, 16, 16),
+        lambda x: x.permute(0, 2, 3, 1).reshape(x.shape[0], 4, 4, 4, 4, 3).reshape(x.shape[0], 16, 16, 3).permute(
+            0, 3, 1, 2),
+    ],
+)  # fmt: skip
+def test_positions_that_stay_are_followed(keep):
+    model = Net(lambda m, x: m.b(keep(m.a(x))), a=conv(2, 3), b=conv())
+    site = site_of(model, "b", 16, 16, channels=2)
+    assert (site.receptive_field, site.jump, site.interior) == ((5, 5), (1, 1), ((2, 14), (2, 14)))
+
+
+def test_a_convolution_whose_kernels_each_image_computes_is_no_site():
+    def forward(m, x):
+        x = m.a(x)
+        images = x.shape[0]
+        kernels = m.make(x.mean((2, 3))).view(images * 3, 3, 3, 3)
+        y = F.conv2d(x.reshape(1, images * 3, 8, 8), kernels, padding=1, groups=images)
+        return m.b(y.view(images, 3, 8, 8))
+
+    graph = capture(Net(forward, a=conv(), make=nn.Linear(3, 81), b=conv(kernel=1)), torch.zeros(2, 3, 8, 8))
+    assert [s.path for s in graph.sites if s.op in (Op.CONV, Op.HEAD)] == ["a", "b"]
+    assert graph.site("a").macs_after == 3 * 81 + 9 * 64
+    assert graph.site("b").depends_on_all
+    assert graph.site("b").receptive_field == (5, 5)
+
+
+def test_a_concatenation_with_a_constant_offers_no_weight():
+    def forward(m, x):
+        return m.c(torch.cat([m.a(x), m.places.expand(x.shape[0], 2, 6, 6), x], 1))
+
+    model = Net(forward, a=conv(3, 4), c=conv(9, 2))
+    model.register_buffer("places", torch.rand(1, 2, 6, 6))
+    site = site_of(model, "#cat.0", 6, 6)
+    assert list(site.taps) == ["input0", "input1", "branch", "output"]
+    assert not site.parameters
 
 
 def test_multiplications_are_counted_and_those_after_a_site():

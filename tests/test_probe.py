@@ -167,9 +167,9 @@ def test_chance_in_the_estimator_widens_the_interval():
 
 
 def test_images_that_agree_still_leave_a_doubt():
-    found = clustered_mean(np.zeros(50), np.arange(50), 0.0, 2.0)
+    found = clustered_mean(np.zeros(50), np.arange(50), 0.0, 0.04)
     assert found.value == [0]
-    assert found.error == pytest.approx([2 / 50])
+    assert found.error == pytest.approx([0.04])
 
 
 def test_one_cluster_has_no_error_of_its_own():
@@ -238,13 +238,34 @@ def test_a_fold_holds_the_gains_of_its_images_alone():
 
 def test_a_share_is_over_the_entropy_of_the_labels():
     x, labels = gaussian(120, 3, 3, 1.0)
-    readers = Readers(torch.from_numpy(labels), torch.arange(120))
+    readers = Readers(torch.from_numpy(labels), torch.arange(120), 120)
     gain = readers.fitted(torch.from_numpy(x[:, :2]), torch.from_numpy(x[:, 2:])).gain
     assert readers.entropy == pytest.approx(math.log2(3))
     assert readers.share(gain).value == pytest.approx(readers.bits(gain).value / math.log2(3))
     assert readers.bits(gain, 10).value == pytest.approx(10 * readers.bits(gain).value)
     assert readers.bits(gain, 10).error == pytest.approx(10 * readers.bits(gain).error)
     assert (gain.bits == gained(x, labels).bits).all()
+
+
+@pytest.mark.parametrize(
+    ("groups", "sources", "count"), [(400, 400, 400), (40, 400, 400), (40, 5000, 400), (40, 40, 40)]
+)
+def test_what_agrees_is_known_by_the_sources_of_the_sample(groups, sources, count):
+    labels = np.arange(400) % 2
+    readers = Readers(torch.from_numpy(labels), torch.arange(400) // (400 // groups), sources)
+    nothing = Gain(np.zeros((2, 400)), np.zeros(400), 1)
+    assert readers.bits(nothing).error == pytest.approx([1 / count])
+    assert readers.bits(nothing, 5).error == pytest.approx([5 / count])
+    assert readers.share(nothing).error == pytest.approx([1 / count])
+    assert readers.bits(nothing).dof == pytest.approx(groups - 1)
+    assert readers.quotient(nothing, nothing, 1).variances[0] == pytest.approx(1 / count**2)
+
+
+def test_unlike_sources_count_as_fewer():
+    labels, groups = np.arange(400) % 2, np.minimum(np.arange(400) // 5, 40)  # one group holds half of the images
+    nothing = Gain(np.zeros((2, 400)), np.zeros(400), 1)
+    error = Readers(torch.from_numpy(labels), torch.from_numpy(groups), 200).bits(nothing).error[0]
+    assert 1 / 5 < error < 1 / 3
 
 
 # --- quotients --------------------------------------------------------------------------------------------------
@@ -284,7 +305,7 @@ def test_fiellers_interval_covers_and_agrees_with_its_p_values():
 
 def test_a_quotient_of_gains_pairs_them():
     x, labels = gaussian(200, 4, 2, 1.0)
-    readers = Readers(torch.from_numpy(labels), torch.arange(200))
+    readers = Readers(torch.from_numpy(labels), torch.arange(200), 200)
     x = torch.from_numpy(x)
     gain = readers.fitted(x).gain
     same = readers.quotient(gain, gain, 4)

@@ -32,16 +32,14 @@ class Dataflow:
         self._input = next(n for n in graph.nodes if n.op == "placeholder")
         self._batch = str(ops.shape(self._input)[0])  # a symbol; comparing symbols as such would add guards
         self.input_size = ops.static_shape(self._input)[1:]
-        nowhere = (0,) * len(self.input_size)
-        self._whole = Field(self.input_size, nowhere, nowhere, everywhere=True)
+        self._whole = Field.whole(self.input_size)
         self._ancestors: dict[Node, int] = {self._input: 1}  # a set of positions in `nodes`, as bits
         self.nodes: list[Node] = [self._input]
         self.macs: dict[Node, int] = {}
         self.depth: dict[Node, int] = {self._input: 0}
         self.axes: dict[Node, int | None] = {self._input: 1}
         self.values: dict[Node, Values] = {self._input: Values()}
-        pixel = (1,) * len(self.input_size)
-        self._fields: dict[Node, Field] = {self._input: Field(pixel, pixel, nowhere)}
+        self._fields: dict[Node, Field] = {self._input: Field.pixel(self.input_size)}
         self._tapped: dict[str, int] = {}
         for node in graph.nodes:
             if node.op == "call_function" and ops.holds_tensors(node) and self.inputs(node):
@@ -106,15 +104,21 @@ class Dataflow:
         """Pixels of the input between neighbouring positions."""
         return self._fields[node].jump
 
+    def period(self, node: Node) -> tuple[float, ...]:
+        """Shortest shift of the input that moves the value, and all that it is computed from, by whole positions."""
+        return self._fields[node].period
+
     def depends_on_all(self, node: Node) -> bool:
         """Whether every position also depends on the whole input, by a gate or a norm over positions."""
         return self._fields[node].everywhere
 
     def interior(self, node: Node) -> tuple[tuple[int, int], ...]:
         """For each dimension the first position that sees no border of the input, and the one behind the last."""
-        axis = self.axes[node] or 1
-        positions = [size for d, size in enumerate(ops.static_shape(node), 1) if d != axis]
-        return self._fields[node].interior(positions, self.input_size)
+        axis, field = self.axes[node] or 1, self._fields[node]
+        positions = tuple(size for d, size in enumerate(ops.static_shape(node), 1) if d != axis)
+        if len(positions) != len(self.input_size):
+            return ()
+        return field.inside if positions == field.extent else ((0, 0),) * len(positions)
 
     def macs_after(self, node: Node) -> int:
         """Multiplications of all layers that are computed from a value."""

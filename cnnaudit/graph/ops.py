@@ -142,11 +142,17 @@ def static_shape(node: Node) -> tuple[int, ...]:
 
 
 def multiplications(node: Node) -> int:
-    """Multiplications of a convolution or a linear layer for one image: each weight once at each position."""
+    """Multiplications of a convolution or a linear layer for one image: each weight once at each position.
+
+    0 where each image has weights of its own.
+    """
     source, *_ = node.all_input_nodes
     given = arguments(node)
     transposed = given.get("transposed", "transpose" in operator_name(node))
-    weight = math.prod(shape(given["weight"] if "weight" in given else given["mat2"]))
+    sizes = shape(given["weight"] if "weight" in given else given["mat2"])
+    if not all(isinstance(size, int) for size in sizes):
+        return 0
+    weight = math.prod(sizes)
     if operator_name(node) in CONVOLUTIONS:
         return weight * math.prod(shape(source if transposed else node)[2:])
     return weight * math.prod(static_shape(node)[:-1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from cnnaudit.graph import ops
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch.fx import Node
+
+    Reads = Callable[[int], tuple[int, int]]
 
 __all__ = ["Field", "Window", "field_of", "window_of"]
 
@@ -24,29 +28,31 @@ class Field:
         size: Pixels seen, for each spatial dimension of the input; may exceed the input.
         jump: Pixels between neighbouring positions.
         origin: First pixel that the first position sees; below 0 where it sees padding.
+        extent: Positions of the map, which values may hold flattened.
+        inside: The first position that sees no border, of the input or of a crop, and the one behind the last.
+        period: The shortest shift of the input that moves all maps before it by whole positions.
         everywhere: Whether every position also depends on the whole input, by a gate or a norm over positions.
     """
 
     size: tuple[int, ...]
     jump: tuple[float, ...]
     origin: tuple[float, ...]
+    extent: tuple[int, ...]
+    inside: tuple[tuple[int, int], ...]
+    period: tuple[float, ...]
     everywhere: bool = False
 
-    def interior(self, positions: Sequence[int], pixels: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """The positions that see no border of the input: for each dimension the first, and the one behind the last.
+    @staticmethod
+    def pixel(extent: tuple[int, ...]) -> Field:
+        """What a position of the input sees: itself."""
+        one = (1,) * len(extent)
+        return Field(one, one, (0,) * len(extent), extent, tuple((0, size) for size in extent), one)
 
-        Args:
-            positions: Extent of the map.
-            pixels: Extent of the input.
-        """
-        if len(positions) != len(pixels):
-            return ()
-        found = []
-        for size, jump, origin, extent, limit in zip(self.size, self.jump, self.origin, positions, pixels, strict=True):
-            seen = ((p, origin + p * jump) for p in range(extent))
-            inside = [p for p, first in seen if first >= 0 and first + size <= limit]
-            found.append((inside[0], inside[-1] + 1) if inside and jump else (0, 0))
-        return tuple(found)
+    @staticmethod
+    def whole(extent: tuple[int, ...]) -> Field:
+        """What a position sees when it sees the whole input; how many such positions there are does not matter."""
+        nowhere = (0,) * len(extent)
+        return Field(extent, nowhere, nowhere, (), ((0, 0),) * len(extent), nowhere, everywhere=True)
 
 
 @dataclass(frozen=True)
@@ -128,26 +134,38 @@ def field_of(node: Node, known: Mapping[Node, Field], axes: Mapping[Node, int | 
     inputs = [n for n in node.all_input_nodes if n in known]
     name = ops.operator_name(node)
     first = known[inputs[0]]
-    if name in _MIXERS:
+    rank = len(ops.shape(inputs[0]))
+    grid = _grid(rank, axes[inputs[0]], whole)
+    if name in _MIXERS or _dimensions(node, name, rank) & set(grid):
         return whole
     if name in ops.LINEARS:
         # It mixes the last dimension: channels, unless positions were flattened into it.
-        return first if len(inputs) == 1 and axes[inputs[0]] == len(ops.shape(inputs[0])) - 1 else whole
-    if name in _REDUCERS:
-        given = ops.arguments(node)
-        rank = len(ops.shape(inputs[0]))
-        reduced = ops.dimensions(given.get("dim"), rank)
-        return whole if reduced & set(_grid(rank, axes[inputs[0]], whole)) else first
+        return first if len(inputs) == 1 and axes[inputs[0]] == rank - 1 else whole
+    if name in _REDUCERS | _MOVERS:
+        return first
     if (window := window_of(node)) is not None:
-        return _through_window(first, window, node, whole)
+        seen = _through_window(first, window, node, whole)
+        # A kernel that is computed from the input brings along what that saw.
+        return replace(seen, everywhere=seen.everywhere or any(known[n].everywhere for n in inputs))
     if (rule := _RULES.get(name)) is not None:
-        return rule(node, first)
+        return rule(node, first, grid)
     return _through_pointwise(node, inputs, known, axes, whole)
 
 
 def _grid(rank: int, axis: int | None, whole: Field) -> list[int]:
     """Dimensions that hold positions: the last ones that hold neither the batch nor channels."""
     return [d for d in range(1, rank) if d != axis][-len(whole.size) :]
+
+
+def _dimensions(node: Node, name: str, rank: int) -> frozenset[int]:
+    """Dimensions that an operator reduces, or along which it picks or reorders entries."""
+    if name not in _REDUCERS | _MOVERS:
+        return frozenset()
+    given = ops.arguments(node)
+    if "indices" in given:
+        return frozenset(d for d, index in enumerate(given["indices"]) if index is not None)
+    named = given.get("dims", given.get("dim"))
+    return ops.dimensions(None if named == [] else named, rank)
 
 
 def _through_window(field: Field, window: Window, node: Node, whole: Field) -> Field:
@@ -158,72 +176,150 @@ def _through_window(field: Field, window: Window, node: Node, whole: Field) -> F
         return whole
     if not window.kernel:  # an adaptive pool with windows of unequal shapes: the largest counts
         kernel = [-(-s // t) + 1 for s, t in zip(source, target, strict=True)]
-        return _widen(field, kernel, [s / t for s, t in zip(source, target, strict=True)])
+        reads = [_adaptive(s, t) for s, t in zip(source, target, strict=True)]
+        return _widen(field, target, kernel, [s / t for s, t in zip(source, target, strict=True)], reads=reads)
     reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
     if window.transposed:
         before = [(r - 1 - p) / s for r, p, s in zip(reach, window.padding, window.stride, strict=True)]
+        reads = [_spread(s, p, r) for s, p, r in zip(window.stride, window.padding, reach, strict=True)]
         reach = [-(-r // s) for r, s in zip(reach, window.stride, strict=True)]
-        return _widen(field, reach, [1 / s for s in window.stride], before)
-    return _widen(field, reach, window.stride, window.padding)
+        return _widen(field, target, reach, [1 / s for s in window.stride], before, reads=reads)
+    return _widen(field, target, reach, window.stride, window.padding)
 
 
-def _widen(field: Field, reach: Sequence[int], stride: Sequence[float], before: Sequence[float] = ()) -> Field:
-    """The field of windows of ``reach`` neighbouring positions, ``stride`` apart, the first ``before`` the first."""
+# For each kind of operator, the first and the last position of its input that a position of its output reads.
+
+
+def _sliding(stride: int, before: int, reach: int) -> Reads:
+    return lambda p: (p * stride - before, p * stride - before + reach - 1)
+
+
+def _spread(stride: int, padding: int, reach: int) -> Reads:
+    return lambda p: (-((reach - 1 - padding - p) // stride), (p + padding) // stride)
+
+
+def _adaptive(source: int, target: int) -> Reads:
+    return lambda p: (p * source // target, -(-(p + 1) * source // target) - 1)
+
+
+def _resampled(source: int, target: int, neighbours: int) -> Reads:
+    """Of whole factors; half of the neighbours lie before the nearest position below."""
+    if not neighbours:
+        return lambda p: (p * source // target, p * source // target)
+
+    def read(position: int) -> tuple[int, int]:
+        below = ((2 * position + 1) * source - target) // (2 * target)
+        return below - neighbours // 2, below + neighbours - neighbours // 2
+
+    return read
+
+
+def _nowhere(position: int) -> tuple[int, int]:
+    return -1 - position, position
+
+
+def _widen(
+    field: Field,
+    target: Sequence[int],
+    reach: Sequence[int],
+    stride: Sequence[float],
+    before: Sequence[float] = (),
+    *,
+    reads: Sequence[Reads] = (),
+) -> Field:
+    """The field of windows of ``reach`` neighbouring positions, ``stride`` apart, the first ``before`` the first.
+
+    ``reads`` tells what they read where ``stride`` and ``before`` are no whole numbers.
+    """
     before = before or (0,) * len(reach)
+    reads = reads or [_sliding(int(s), int(b), r) for s, b, r in zip(stride, before, reach, strict=True)]
+    jump = tuple(j * s for j, s in zip(field.jump, stride, strict=True))
     return Field(
         tuple(math.ceil(f + (r - 1) * j) for f, r, j in zip(field.size, reach, field.jump, strict=True)),
-        tuple(j * s for j, s in zip(field.jump, stride, strict=True)),
+        jump,
         tuple(o - b * j for o, b, j in zip(field.origin, before, field.jump, strict=True)),
+        tuple(target),
+        tuple(map(_inside, field.inside, reads, target)),
+        tuple(map(_common_multiple, field.period, jump)),
         field.everywhere,
     )
 
 
-def _through_upsample(node: Node, field: Field) -> Field:
+def _inside(limits: tuple[int, int], reads: Reads, extent: int) -> tuple[int, int]:
+    """The positions that read nothing outside some limits: the first, and the one behind the last."""
+    first, end = limits
+    found = [p for p in range(extent) if first <= reads(p)[0] and reads(p)[1] < end]
+    return (found[0], found[-1] + 1) if found else (0, 0)
+
+
+def _common_multiple(a: float, b: float) -> float:
+    """The smallest number that is a multiple of both; the other one where one is 0."""
+    if not a or not b:
+        return a or b
+    x, y = (Fraction(number).limit_denominator(_LARGEST_FACTOR) for number in (a, b))
+    return math.lcm(x.numerator, y.numerator) / math.gcd(x.denominator, y.denominator)
+
+
+def _through_upsample(node: Node, field: Field, grid: Sequence[int]) -> Field:
     source, target = ops.static_shape(node.all_input_nodes[0])[1:], ops.static_shape(node)[1:]
-    if len(field.jump) != len(source):
+    if len(field.jump) != len(source) or source == target:
         return field
     neighbours = ops.UPSAMPLES[ops.operator_name(node)]
-    rank = len(source)
-    return _widen(
-        field, [1 + neighbours] * rank, [s / t for s, t in zip(source, target, strict=True)], [neighbours] * rank
-    )
+    # Between aligned corners, or by a factor that is not whole, no shift moves the map exactly.
+    exact = not ops.arguments(node).get("align_corners")
+    reads = [
+        _resampled(s, t, neighbours) if exact and (s % t == 0 or t % s == 0) else _nowhere
+        for s, t in zip(source, target, strict=True)
+    ]
+    rank = len(grid)
+    ratio = [s / t for s, t in zip(source, target, strict=True)]
+    return _widen(field, target, [1 + neighbours] * rank, ratio, [neighbours] * rank, reads=reads)
 
 
-def _through_pad(node: Node, field: Field) -> Field:
-    """Padding before the first position moves all of them on."""
-    first = ops.arguments(node)["pad"][0::2][::-1]
-    if len(first) > len(field.jump):
+def _through_pad(node: Node, field: Field, grid: Sequence[int]) -> Field:
+    """Padding before the first position moves all of them on; negative padding crops."""
+    given = ops.arguments(node)
+    amounts = given["pad"] if "pad" in given else given["padding"]
+    sizes = ops.shape(node)
+    if len(grid) != len(field.jump):
         return field
-    first = [0] * (len(field.jump) - len(first)) + first
-    return replace(field, origin=tuple(o - p * j for o, p, j in zip(field.origin, first, field.jump, strict=True)))
+    before = [amounts[2 * (len(sizes) - 1 - d)] if 2 * (len(sizes) - 1 - d) < len(amounts) else 0 for d in grid]
+    return _widen(field, [sizes[d] for d in grid], [1] * len(grid), [1] * len(grid), before)
 
 
-def _through_slice(node: Node, field: Field) -> Field:
+def _through_slice(node: Node, field: Field, grid: Sequence[int]) -> Field:
     """A strided slice of positions (the "focus" stem) spreads them out."""
     given = ops.arguments(node)
-    dimension = given["dim"] % len(ops.shape(node)) - 2
-    if not 0 <= dimension < len(field.jump):
+    source, target = ops.shape(node.all_input_nodes[0]), ops.shape(node)
+    dimension = given["dim"] % len(target)
+    if len(grid) != len(field.jump) or dimension not in grid:
         return field
-    jump, origin = list(field.jump), list(field.origin)
-    origin[dimension] += max(0, given.get("start") or 0) * jump[dimension]
-    jump[dimension] *= given["step"]
-    return replace(field, jump=tuple(jump), origin=tuple(origin))
+    start, size = given.get("start") or 0, source[dimension]
+    start = min(max(start + size, 0), size) if start < 0 else min(start, size)
+    step = [given["step"] if d == dimension else 1 for d in grid]
+    before = [-start if d == dimension else 0 for d in grid]
+    return _widen(field, [target[d] for d in grid], [1] * len(grid), step, before)
 
 
-def _through_norm(node: Node, field: Field) -> Field:
+def _through_norm(node: Node, field: Field, grid: Sequence[int]) -> Field:  # noqa: ARG001 - as all rules
     """A norm over positions makes each depend on all; one over the channels of a position does not."""
     shape = ops.arguments(node).get("normalized_shape")
     return field if shape is not None and len(shape) == 1 else replace(field, everywhere=True)
 
 
-def _through_pixel_shuffle(node: Node, field: Field) -> Field:
-    factor = ops.arguments(node)["upscale_factor"]
-    return replace(field, jump=tuple(j / factor for j in field.jump))
+def _through_pixel_shuffle(node: Node, field: Field, grid: Sequence[int]) -> Field:
+    factor, target = ops.arguments(node)["upscale_factor"], ops.shape(node)
+    if len(grid) != len(field.jump):
+        return field
+    reads = [_spread(factor, 0, factor)] * len(grid)
+    return _widen(field, [target[d] for d in grid], [1] * len(grid), [1 / factor] * len(grid), reads=reads)
 
 
-def _through_pixel_unshuffle(node: Node, field: Field) -> Field:
-    factor = ops.arguments(node)["downscale_factor"]
-    return _widen(field, [factor] * len(field.jump), [factor] * len(field.jump))
+def _through_pixel_unshuffle(node: Node, field: Field, grid: Sequence[int]) -> Field:
+    factor, target = ops.arguments(node)["downscale_factor"], ops.shape(node)
+    if len(grid) != len(field.jump):
+        return field
+    return _widen(field, [target[d] for d in grid], [factor] * len(grid), [factor] * len(grid))
 
 
 def _through_pointwise(
@@ -235,27 +331,63 @@ def _through_pointwise(
 ) -> Field:
     """All that any input sees; of one that is broadcast over the positions (a gate) only that it sees everything."""
 
-    def grid(value: Node) -> list[int]:
+    def grid(value: Node) -> tuple[int, ...]:
         sizes = ops.shape(value)
-        return [sizes[d] for d in _grid(len(sizes), axes[value], whole)]
+        return tuple(sizes[d] for d in _grid(len(sizes), axes[value], whole))
 
     fields = [known[n] for n in inputs if grid(n) == grid(node)] or [known[n] for n in inputs]
+    if _regrouped(node, inputs, {grid(n) for n in inputs}, {f.extent for f in fields}, whole):
+        return whole
     first = [min(origins) for origins in zip(*(f.origin for f in fields), strict=True)]
     ends = [[o + s for o, s in zip(f.origin, f.size, strict=True)] for f in fields]
     last = [max(several) for several in zip(*ends, strict=True)]
-    jumps = zip(*(f.jump for f in fields), strict=True)
     size = tuple(math.ceil(b - a) for a, b in zip(first, last, strict=True))
-    return Field(size, tuple(map(max, jumps)), tuple(first), any(known[n].everywhere for n in inputs))
+    return Field(
+        size,
+        tuple(map(max, zip(*(f.jump for f in fields), strict=True))),
+        tuple(first),
+        max(f.extent for f in fields),
+        tuple(map(_shared, zip(*(f.inside for f in fields), strict=True))),
+        tuple(reduce(_common_multiple, several) for several in zip(*(f.period for f in fields), strict=True)),
+        any(known[n].everywhere for n in inputs),
+    )
+
+
+def _shared(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    first, end = max(a for a, _ in ranges), min(b for _, b in ranges)
+    return (first, end) if first < end else (0, 0)
+
+
+def _regrouped(
+    node: Node, inputs: Sequence[Node], grids: set[tuple[int, ...]], extents: set[tuple[int, ...]], whole: Field
+) -> bool:
+    """Whether a value is a map of other positions than those it is computed from, by an operator without a rule.
+
+    Positions that are flattened, or cut into windows that become images of their own, may yet be put back.
+    """
+    sizes, rank = ops.shape(node), len(whole.size)
+    if len(sizes) != rank + 2 or all(str(sizes[:1]) != str(ops.shape(n)[:1]) for n in inputs):
+        return False
+    candidates = {sizes[1:-1], sizes[2:]}  # channels last or first
+    broadcast = any(all(a in (1, b) for a, b in zip(g, c, strict=False)) for g in grids for c in candidates if 1 in g)
+    return not broadcast and not candidates & extents
 
 
 # Operators that mix positions even where they keep the map's shape.
-_MIXERS = frozenset({"baddbmm", "bmm", "cumsum", "einsum", "matmul", "scaled_dot_product_attention"})
+_MIXERS = frozenset(
+    {"baddbmm", "bmm", "cumsum", "einsum", "matmul", "scaled_dot_product_attention"}
+    | {"col2im", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "im2col"}
+)
+# Operators that do where they run over positions.
+_MOVERS = frozenset({"flip", "gather", "index", "index_select", "roll"})
+
+_LARGEST_FACTOR = 10_000
 
 _REDUCERS = frozenset(
     {"amax", "amin", "linalg_vector_norm", "logsumexp", "max", "mean", "min", "prod", "std", "sum", "var"}
 )
 
-_RULES: dict[str, Callable[[Node, Field], Field]] = {
+_RULES: dict[str, Callable[[Node, Field, Sequence[int]], Field]] = {
     **dict.fromkeys(ops.UPSAMPLES, _through_upsample),
     "pixel_shuffle": _through_pixel_shuffle,
     "pixel_unshuffle": _through_pixel_unshuffle,

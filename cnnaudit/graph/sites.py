@@ -93,6 +93,7 @@ def _site(
         taps=MappingProxyType(known),
         receptive_field=flow.receptive_field(node),
         jump=flow.jump(node),
+        period=flow.period(node),
         interior=flow.interior(ops.picked(node)),
         depends_on_all=flow.depends_on_all(taps.get("response", node)),
         macs=flow.macs.get(node, 0),
@@ -107,6 +108,8 @@ def _convolution(flow: Dataflow, node: Node) -> Site | None:
     window, groups = window_of(node), given["groups"]
     if window is None or given["input"] not in flow:
         return None
+    if given["weight"] in flow or not isinstance(groups, int):
+        return None  # each image has kernels of its own
     if len(ops.static_shape(given["input"])) != len(window.stride) + 1:
         return None  # an image without a batch
     source, padding = _unpadded(flow, given["input"], window.padding)
@@ -298,7 +301,8 @@ def _concatenation(flow: Dataflow, node: Node) -> Site | None:
     taps["branch"] = max(parts, key=flow.nodes.index)
     reader = reader_of(flow, node)
     window = None if reader is None else window_of(reader)
-    if reader is None or window is None or window.transposed or flow.axes[node] != 1:
+    whole = len(parts) == len(given["tensors"])  # constants among them are no inputs, but have channels
+    if reader is None or window is None or window.transposed or flow.axes[node] != 1 or not whole:
         return _site(flow, node, Op.CONCAT, {**taps, "output": node}, axis=dimension)
     given = ops.arguments(reader)
     return _site(

@@ -20,14 +20,13 @@ from cnnaudit.intervals import (
     linearised_ratio,
     widened,
 )
-from cnnaudit.metrics.base import Field, Gate, Need, metric
+from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.metrics.gates import carried_by_few
 from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import LogitPairs
 
 _FEWEST = 64
 _CARRYING = 30
-_ROOM = 0.9  # of the images, those that would do if jsd were exactly 0
 _REMOVED = {Op.RESIDUAL: "branch", Op.GATE: "gate", Op.CONCAT: "branch"}
 
 
@@ -43,13 +42,6 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if field == "idle" and not site.taps.keys() >= {"skip", "branch"}:
         return "only the branch of a residual addition has a size to be compared with that of its skip"
     return None
-
-
-def _images(need: Need) -> int:
-    if need.field != "idle":
-        return _FEWEST
-    # So many images that agree leave no share of others that could hold more than that.
-    return max(_FEWEST, math.ceil(math.log(need.alpha) / math.log1p(-float(need.params["idle_jsd"])) / _ROOM))
 
 
 def _gate(pairs: LogitPairs, site: Site, field: str, params: Mapping[str, Any]) -> Gate | None:
@@ -104,7 +96,7 @@ _IDLE = (
     identity=("by",),
     applies=_applies,
     gate=_gate,
-    images=_images,
+    images=lambda need: _FEWEST,  # noqa: ARG005
 )
 def block_ablation(
     pairs: LogitPairs,

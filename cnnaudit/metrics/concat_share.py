@@ -29,7 +29,10 @@ _ALONE = (
 
 def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if "consumed" not in site.taps or "weight" not in site.parameters:
-        return "no convolution reads it through a norm and an activation alone, so its inputs are never added up"
+        return (
+            "no convolution reads it through a norm and an activation alone, so its inputs are never added up; or a "
+            "constant is among them"
+        )
     if site.groups > 1:
         return "the convolution that reads it has groups, so its outputs do not read all inputs"
     return None

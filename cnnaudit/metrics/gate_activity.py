@@ -67,11 +67,11 @@ def gate_activity(
     near 0 also for a gate that only weighs positions. ``entropy`` is that of g in 17 bins, whose centres are the
     multiples of 1 / 16 from 0 to 1. ``mean`` is E g.
 
-    Unit and range. ``variation`` and ``between_images`` >= 0; ``entropy`` in [0, log2 17 = 4.09] bits; ``mean`` as the gate is
-    scaled. One value for each channel of the gate; for one that all channels share (a spatial gate), one value. Where
-    no value beyond [0, 1] is among those of the first 64 images or few more, as behind a sigmoid, the bins are those of
-    [0, 1]; else they span what these images have in the same way, for all channels alike, and entropies of different
-    sites do not compare.
+    Unit and range. ``variation`` and ``between_images`` >= 0; ``entropy`` in [0, log2 17 = 4.09] bits; ``mean`` as the
+    gate is scaled. One value for each channel of the gate; for one that all channels share (a spatial gate), one value.
+    Where no value beyond [0, 1] is among those of the first 64 images or few more, as behind a sigmoid, the bins are
+    those of [0, 1]; else they span what these images have in the same way, for all channels alike, and entropies of
+    different sites do not compare.
 
     Estimator and bias. Variations from Var(g) / E g^2 = CV^2 / (1 + CV^2), with the second-order term of the delta
     method taken off; of entropy the jackknife takes its estimate of the bias off. ``positions`` positions of a gate
@@ -84,11 +84,12 @@ def gate_activity(
     truth in 92 to 98 % of 300 trials (where a gate hardly varies, in up to 100 %).
 
     Pitfalls. Gate: 100 images (sources). A gate may vary and not matter: what is gated may be near 0, or the next norm
-    may take its scale out. The entropy of a gate that varies within one bin is 0, and the least
-    variation about an edge, an odd multiple of 1 / 32, gives up to 1 bit; 0, 1/2 (a sigmoid of 0) and 1 are centres of
-    bins. Where the bins span what the images have, the least variation fills them: see ``variation``. A positive scale of the gate changes neither variation; a shift changes both. A gate that is always 0 has no variation: 0 / 0,
-    undecided. What the gate and what it gates contribute to the product is not told apart here: in log |y| they add up,
-    but a gated map has zeros, whose logarithm has none.
+    may take its scale out. The entropy of a gate that varies within one bin is 0, and the least variation about an
+    edge, an odd multiple of 1 / 32, gives up to 1 bit; 0, 1/2 (a sigmoid of 0) and 1 are centres of bins. Where the
+    bins span what the images have, the least variation fills them: see ``variation``. A positive scale of the gate
+    changes neither variation; a shift changes both. A gate that is always 0 has no variation: 0 / 0, undecided. What
+    the gate and what it gates contribute to the product is not told apart here: in log |y| they add up, but a gated map
+    has zeros, whose logarithm has none.
     """
     n = values.n_images
     s, q, ss, sq, qq, m, mm, mmm, mmmm = (numbers(moment) for moment in values.moments)

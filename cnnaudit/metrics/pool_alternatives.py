@@ -88,10 +88,10 @@ def pool_alternatives(
 
     Definition. Each operator o acts on the same quantised windows W as in pool_entropy_loss, its result P_o is
     quantised on the same grid, and it loses the share 1 - H(P_o) / H(W). ``over_max``, ``over_avg``, ``over_min`` and
-    ``over_stride`` are the relative loss of the pool's own operator less that of the one they name,
-    (H(P_o) - H(P_own)) / H(W); the one that names its own does not apply. ``regret`` is the largest of those of max,
-    average and min that are not its own: above 0 another of these would keep more, below 0 the pool has the one that
-    keeps most, by that much. Striding is not among them (see Pitfalls).
+    ``over_stride`` are the relative loss of the pool's own operator less that of the one they name, (H(P_o) - H(P_own))
+    / H(W); the one that names its own does not apply. ``regret`` is the largest of those of max, average and min that
+    are not its own: above 0 another of these would keep more, below 0 the pool has the one that keeps most, by that
+    much. Striding is not among them (see Pitfalls).
 
     Unit and range. Fractions of a window's entropy in [-1, 1], one value for each kernel. The number of levels belongs
     to the value.
@@ -100,11 +100,12 @@ def pool_alternatives(
     What the estimate of H(W) misses scales all fields alike and changes no sign. Where two alternatives are close, the
     larger of their estimates is too high on average; the interval of ``regret`` allows for that, its value does not.
 
-    Interval. Delete-a-group jackknife of the differences, so that what operators have in common on an image cancels.
-    Of ``regret``, whose best alternative the same images choose: its upper end is the largest of the alternatives'
-    upper ends at the full level (intersection-union; Berger 1982), its lower end the largest of their lower ends at the
-    level divided by their number (Bonferroni): two, three for a pool that strides. So "not worse than any other by more than 0.02" is shown by showing it of each,
-    and both ends cover, at a tie too. ``reduce: mean`` takes the means of the kernels' ends.
+    Interval. Delete-a-group jackknife of the differences, so that what operators have in common on an image cancels. Of
+    ``regret``, whose best alternative the same images choose: its upper end is the largest of the alternatives' upper
+    ends at the full level (intersection-union; Berger 1982), its lower end the largest of their lower ends at the level
+    divided by their number (Bonferroni): two, three for a pool that strides. So "not worse than any other by more than
+    0.02" is shown by showing it of each, and both ends cover, at a tie too. ``reduce: mean`` takes the means of the
+    kernels' ends.
 
     Pitfalls. Entropy kept at a resolution is not accuracy: a class may need what another operator keeps. No result
     keeps more than log2 ``levels`` bits, and the grid makes the levels of the input equally frequent: where the map is
@@ -112,8 +113,9 @@ def pool_alternatives(
     never below 0 there, by construction; a bare stride also aliases, which no window shows. On sparse maps max keeps
     most and min least, on dense ones not: of independent values that are on with probability p, max keeps more than
     striding below p = .2755 (windows of 2x2; .1757 of 3x3), where (1 - p)^n = p, and less above, and on dense white
-    noise the average keeps more than max and min. On smooth maps all four are nearly equal. A pool has one operator for all kernels, while the best may differ from kernel to kernel: look at the fields before changing
-    it. Gate, overlap and padding as in pool_entropy_loss. A kernel that never varies is 0 / 0, undecided.
+    noise the average keeps more than max and min. On smooth maps all four are nearly equal. A pool has one operator for
+    all kernels, while the best may differ from kernel to kernel: look at the fields before changing it. Gate, overlap
+    and padding as in pool_entropy_loss. A kernel that never varies is 0 / 0, undecided.
     """
     whole, kept = operator_entropies(counts, estimator)
     over = {name: (bits - kept[site.operator]) / whole for name, bits in kept.items()}

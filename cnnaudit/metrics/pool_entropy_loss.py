@@ -79,8 +79,8 @@ def _shortage(cells: Tensor) -> Tensor:
 
 _MUCH = (
     "The pool throws away more of its windows' entropy than the rule allows, at this resolution.",
-    "Where another operator would lose clearly less (relative_max, _avg, _min), try it; on dense maps a stride does so by "
-    "construction.",
+    "Where another operator would lose clearly less (relative_max, _avg, _min), try it; on dense maps a stride does so "
+    "by construction.",
 )
 _LITTLE = (
     "The pool loses less than the rule expects: its windows are nearly constant.",
@@ -158,17 +158,17 @@ def pool_entropy_loss(
 
     Interval. Delete-a-group jackknife over images: the windows of one image are not independent.
 
-    Pitfalls. Gate: at least 5 windows for each occupied cell, fewer than 10 % of windows alone in their cell.
-    Windows that touch padding are left out. Overlapping windows are each counted whole, and an input in several of
-    them several times, so ``bits`` do not add up over a map; use ``rate`` there. Of a 2x2 pool of stride 2, 4 ``rate``
-    is ``bits`` where neighbouring windows are independent, and more where their results depend on each other; of larger
-    windows that do not overlap, S ``rate`` is ``bits`` where all values are independent. Entropy per value of 2x2
-    neighbours is above the entropy rate of the map, the more the further dependence reaches. Outputs of overlapping
-    windows depend on each other beyond 2x2 even where the inputs do not, which lowers ``rate``, to below 0 perhaps, and
-    raises ``retained``, to above 1 perhaps, though no pool creates information. No result keeps more than log2
-    ``levels`` bits, and a stride's keeps them all where the map is dense, because the grid makes its levels equally
-    frequent: ``relative_stride`` is the lowest there by construction. A kernel that never varies has no
-    entropy to lose: 0 / 0, undecided.
+    Pitfalls. Gate: at least 5 windows for each occupied cell, fewer than 10 % of windows alone in their cell. Windows
+    that touch padding are left out. Overlapping windows are each counted whole, and an input in several of them several
+    times, so ``bits`` do not add up over a map; use ``rate`` there. Of a 2x2 pool of stride 2, 4 ``rate`` is ``bits``
+    where neighbouring windows are independent, and more where their results depend on each other; of larger windows
+    that do not overlap, S ``rate`` is ``bits`` where all values are independent. Entropy per value of 2x2 neighbours is
+    above the entropy rate of the map, the more the further dependence reaches. Outputs of overlapping windows depend on
+    each other beyond 2x2 even where the inputs do not, which lowers ``rate``, to below 0 perhaps, and raises
+    ``retained``, to above 1 perhaps, though no pool creates information. No result keeps more than log2 ``levels``
+    bits, and a stride's keeps them all where the map is dense, because the grid makes its levels equally frequent:
+    ``relative_stride`` is the lowest there by construction. A kernel that never varies has no entropy to lose: 0 / 0,
+    undecided.
     """
     whole, kept = operator_entropies(counts, estimator)
     lost = {name: _difference(whole, h) for name, h in kept.items()}

@@ -107,9 +107,9 @@ def pool_task_information_loss(
     losses had the maximum, the mean, the minimum or the first value of each window been taken. Padding is not counted
     in them. ``per_byte`` is what a value after it carries over what a value before it carries, (information_out /
     values out) / (information_in / values in); input and result have one data type, so it is also the ratio of the
-    usable bits per stored byte: what memory buys. Where all layers behind are convolutions, whose
-    multiply-adds grow with the positions, that is also what arithmetic buys, with the pool over without it.
-    ``per_mmac`` is information_out for each million multiply-adds of all layers behind the site.
+    usable bits per stored byte: what memory buys. Where all layers behind are convolutions, whose multiply-adds grow
+    with the positions, that is also what arithmetic buys, with the pool over without it. ``per_mmac`` is
+    information_out for each million multiply-adds of all layers behind the site.
 
     Unit and range. Bits, and fractions of H(Y), below 0 where a linear reader can use more of the result than of the
     input. ``per_byte`` is a ratio: a pool of 2 x 2 that loses nothing has 4, one that loses three quarters 1. One value

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MILLION = 1e6
 
 
-def _applicable(site: Site, field: str, params: Mapping[str, Any]) -> str | None:  # noqa: ARG001
+def _applicable(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if site.is_global:
         return "a global pool leaves one value of each map: it has no neighbours"
     if not site.macs_after:
@@ -71,9 +71,9 @@ def pool_yield(
 ) -> Mapping[str, Tensor]:
     """Entropy that a pool hands on for the arithmetic behind it, at a stated resolution.
 
-    Definition. D is the entropy per value of neighbouring values, two along each dimension taken together and
-    quantised as in pool_entropy_loss; n is the number of values of one kernel's map. ``per_mmac`` is the entropy of the
-    whole map in bits an image, units n_out D_out, over the millions of multiply-adds of all layers behind the pool;
+    Definition. D is the entropy per value of neighbouring values, two along each dimension taken together and quantised
+    as in pool_entropy_loss; n is the number of values of one kernel's map. ``per_mmac`` is the entropy of the whole map
+    in bits an image, units n_out D_out, over the millions of multiply-adds of all layers behind the pool;
     ``per_mmac_unpooled`` is that of the map before the pool, units n_in D_in, over n_in / n_out times as many. The
     ratio of both, D_out / D_in, is pool_entropy_loss.density_ratio, which is also what a stored byte carries after the
     pool over before; what is left of the whole map is pool_entropy_loss.retained.
@@ -81,17 +81,17 @@ def pool_yield(
     Unit and range. Bits per million multiply-adds, >= 0. One value for each kernel, of a map all of whose kernels are
     like this one, so that their mean is the map's.
 
-    Estimator and bias. Grassberger entropies of at most 16 neighbourhoods an image. The jackknife takes off the
-    bias that it finds. Neighbours taken together leave out what farther values share, and kernels are added up as if
-    they were independent: bits of a map are upper bounds, of which ratios compare like with like.
+    Estimator and bias. Grassberger entropies of at most 16 neighbourhoods an image. The jackknife takes off the bias
+    that it finds. Neighbours taken together leave out what farther values share, and kernels are added up as if they
+    were independent: bits of a map are upper bounds, of which ratios compare like with like.
 
     Interval. Delete-a-group jackknife over images, from one error below the lower to one above the higher of the values
     with and without the correction of the bias.
 
     Pitfalls. Entropy at a resolution is not usefulness: noise has much of it. Overlapping windows repeat values, which
-    counts each time. Layers that do not run at every position (linear ones behind a global pool, gates) would not
-    grow without the pool: ``per_mmac_unpooled`` is too low by their share. Gate as in pool_entropy_loss. A kernel that
-    never varies is 0 / 0, undecided.
+    counts each time. Layers that do not run at every position (linear ones behind a global pool, gates) would not grow
+    without the pool: ``per_mmac_unpooled`` is too low by their share. Gate as in pool_entropy_loss. A kernel that never
+    varies is 0 / 0, undecided.
     """
     outputs, inputs = counts.counts("outputs"), counts.counts("inputs")
     if outputs is None or inputs is None:

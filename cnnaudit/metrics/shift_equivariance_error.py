@@ -37,6 +37,9 @@ def _applies(site: Site, field: str, params: Mapping[str, Any]) -> str | None:
     if any(pixels != int(pixels) for pixels in jump):
         told = " x ".join(f"{pixels:g}" for pixels in jump)
         return f"positions lie {told} pixels of the image apart, and images are shifted by whole pixels"
+    if site.period and site.period != jump:
+        told = " x ".join(f"{pixels:g}" for pixels in site.period)
+        return f"the map was upsampled: it moves along only with shifts of {told} pixels"
     common = math.prod(part.stop - part.start for part in common_positions(site, shifts(site)[field]))
     if common < _FEWEST_POSITIONS:
         seen = " x ".join(map(str, site.receptive_field))
@@ -120,14 +123,14 @@ def shift_equivariance_error(
     changes, others might: k of them leave a share of 1 - .05^(1/k) with 95 %.
 
     Pitfalls. Gate: 64 images. It needs larger images than the network sees (``sampling.crop``). Not defined where a
-    receptive field is as large as the image, or positions lie on fractions of pixels (after upsampling). Where
-    squeeze-excite, instance or group norm or another global operation lies before, ``stride`` is not expected to be 0,
-    because what such an operation sees changes with the cut: measured there with ``behind_global: true`` only. Rounding
-    may leave a trace at the stride, so bound it by a small number, not by 0. A bound of the population below about 6 /
-    k cannot be shown to hold, so check theory's 0 with ``estimand: dataset``. Activations alias as well (arXiv
-    2210.02984), which shifts by whole pixels do not show. A kernel that varies between images but hardly over positions
-    has little spread, and its value says little. An error within the network need not reach its output: see
-    shift_consistency.
+    receptive field is as large as the image, or positions lie on fractions of pixels or move along only with longer
+    shifts (after upsampling). Where squeeze-excite, instance or group norm or another global operation lies before,
+    ``stride`` is not expected to be 0, because what such an operation sees changes with the cut: measured there with
+    ``behind_global: true`` only. Rounding may leave a trace at the stride, so bound it by a small number, not by 0. A
+    bound of the population below about 6/k cannot be shown to hold, so check theory's 0 with ``estimand: dataset``.
+    Activations alias as well (arXiv 2210.02984), which shifts by whole pixels do not show. A kernel that varies between
+    images but hardly over positions has little spread, and its value says little. An error within the network need not
+    reach its output: see shift_consistency.
     """
     return {name: _error(errors, name) for name in ("stride", "pixel")}
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kinds import NAN, array, covers, levels, many
+from scipy import stats
 
 from cnnaudit.intervals import SQUARED_CORRELATION, Normal, Rescaled
 
@@ -38,6 +39,24 @@ def test_the_interval_excludes_a_bound_where_the_one_sided_test_does(quantity, b
             assert (low[i] > bound) == (quantity.p_at_most(bound)[i] < alpha)
         if abs(high[i] - bound) > 1e-9:
             assert (high[i] < bound) == (quantity.p_at_least(bound)[i] < alpha)
+
+
+def test_the_sign_that_a_square_hides_counts_twice_at_0():
+    found = Rescaled(Normal(array(0.2, 1.0), array(0.1, 0.1)))
+    assert found.p_at_most(0)[0] == pytest.approx(2 * stats.norm.sf(2))
+    place = math.atanh(math.sqrt(0.01))
+    assert found.p_at_most(0.01)[0] == pytest.approx(stats.norm.sf(2 - 10 * place) + stats.norm.sf(2 + 10 * place))
+    assert found.p_at_most(0.3)[1] == pytest.approx(stats.norm.sf(10 - 10 * math.atanh(math.sqrt(0.3))))
+    # One tail alone, 1.64 errors, would exclude 0 here.
+    assert Rescaled(Normal(array(0.18), array(0.1))).interval(0.9)[0] == [0]
+
+
+def test_no_correlation_is_rarely_taken_for_one():
+    z = np.random.default_rng(0).standard_normal(20_000)
+    found = Rescaled(Normal(np.abs(z), np.ones_like(z)))
+    assert (found.p_at_most(0) < 0.05).mean() == pytest.approx(0.05, abs=0.005)
+    low, _ = found.interval(0.9)
+    assert (low > 0).mean() == pytest.approx(0.05, abs=0.005)
 
 
 def test_what_is_undefined_decides_nothing():

@@ -47,7 +47,6 @@ def test_a_block_that_adds_nothing():
     logits, _ = pair()
     for found in fields(logits, logits.clone()).values():
         assert found.value == found.low == 0
-    assert measure("block_ablation.relative_change", logits, logits.clone()).high == 0
     # Of 120 images none differs, and still 2.5 % of chance are left for a share of others.
     assert measure("block_ablation.jsd", logits, logits.clone()).high == pytest.approx(1 - 0.025 ** (1 / 120))
     assert measure("block_ablation.flip", logits, logits.clone()).high == pytest.approx(1 - 0.025 ** (1 / 120))
@@ -80,6 +79,27 @@ def test_half_of_the_images_flip():
     found = measure("block_ablation.flip", logits, ablated)
     exact = stats.binomtest(20, 40).proportion_ci(0.95, method="exact")
     assert (found.value, found.low, found.high) == pytest.approx((0.5, exact.low, exact.high))
+
+
+def test_that_no_image_changes_does_not_bound_how_much_others_would():
+    logits, _ = pair()
+    for facts in ({}, {"sources": [i // 2 for i in range(120)]}):
+        found = measure("block_ablation.relative_change", logits, logits.clone(), **facts)
+        assert (found.value, found.low, found.high) == (0, 0, math.inf)
+    here = measure("block_ablation.relative_change", logits, logits.clone(), estimand="dataset")
+    assert (here.value, here.low, here.high) == (0, 0, 0)
+
+
+def test_a_change_of_rare_images_is_not_excluded():
+    """One image in a hundred changes, by as much as all of them hold on average: the truth is 1."""
+    generator = torch.Generator().manual_seed(0)
+    low = 0
+    for _ in range(30):
+        logits, noise = torch.randn(2, 100, 5, generator=generator)
+        on = (torch.rand(100, 1, generator=generator) < 0.01).float()
+        high = measure("block_ablation.relative_change", logits, logits + 10 * on * noise).high
+        low += high == 0
+    assert low == 0
 
 
 # --- against numpy ----------------------------------------------------------------------------------------------
@@ -166,6 +186,21 @@ def test_images_of_one_source_tell_no_more_than_one():
         assert independent.high - independent.low < 0.7 * (four.high - four.low)
 
 
+def test_few_images_that_carry_the_change_widen_intervals_by_source_as_well():
+    first, second = pair(60)
+    second = first + (second - first) * torch.logspace(0, 1, 60)[:, None]
+    alone, own = (
+        measure("block_ablation.relative_change", first, second, sources=sources) for sources in (None, range(60))
+    )
+    twice = measure(
+        "block_ablation.relative_change",
+        *(x.repeat(2, 1) for x in (first, second)),
+        sources=[*range(60)] * 2,
+    )
+    for found in (own, twice):
+        assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
 # --- a block that does nothing ----------------------------------------------------------------------------------
 
 
@@ -175,15 +210,20 @@ def idle(images, branch, change, **facts):
 
 
 def test_a_silent_branch_is_idle_once_there_are_enough_images():
-    assert METRIC.images(Need(None, "idle", 10, 0.05, {"idle_jsd": 0.001})) == 2995
-    enough, few = idle(2995, 0.0, 0.0), idle(2994, 0.0, 0.0)
+    enough, few = idle(2995, 0.0, 0.0), idle(2994, 0.0, 0.0)  # where nothing changes at all
     assert (enough.value, enough.low, enough.high) == (1, 1, 1)
     assert (few.value, few.low, few.high) == (1, 0, 1)
 
 
 def test_fewer_images_decide_a_coarser_claim():
-    assert METRIC.images(Need(None, "idle", 10, 0.05, {"idle_jsd": 0.01})) == 299
     assert idle(299, 0.0, 0.0, idle_jsd=0.01).low == 1
+
+
+def test_the_images_needed_decide_a_tiny_change_too():
+    needed, exactly = (idle(n, 0.001, 0.01) for n in (3327, 2995))
+    assert 0 < measure("block_ablation.jsd", *pair(3327, change=0.01)).value < 1e-5
+    assert needed.low == 1
+    assert exactly.low == 0
 
 
 def test_a_tiny_branch_on_which_the_output_hangs_is_not_idle():

@@ -56,11 +56,24 @@ def test_a_gate_that_is_open_or_closed():
         assert found[name].low <= truth <= found[name].high
 
 
+@pytest.mark.parametrize("centre", [0.0, 0.5, 1.0])
+def test_a_gate_that_rests_at_a_centre_has_no_entropy(centre):
+    noise = torch.randn(500, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    found = measure("gate_activity.entropy", (centre + 1e-6 * noise).clamp(0, 1))
+    assert found.units == found.lows == found.highs == (0, 0)
+
+
+def test_a_gate_at_an_edge_has_up_to_a_bit():
+    noise = torch.randn(500, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    assert measure("gate_activity.entropy", 15 / 32 + 1e-6 * noise).value == pytest.approx(1, abs=0.01)
+    assert measure("gate_activity.entropy", 14.9 / 32 + 1e-6 * noise).value == 0
+
+
 def test_a_uniform_gate_fills_all_bins():
-    gate = ((torch.arange(480) % 16) / 16 + 1 / 32)[:, None]
+    gate = ((torch.arange(510) % 17) / 16)[:, None]
     found = fields(gate)
-    assert found["entropy"].value == pytest.approx(4, abs=1e-3)
-    assert found["variation"].value == pytest.approx(math.sqrt((16**2 - 1) / 12) / 16 / 0.5, rel=0.01)
+    assert found["entropy"].value == pytest.approx(math.log2(17), abs=1e-3)
+    assert found["variation"].value == pytest.approx(math.sqrt((17**2 - 1) / 12) / 16 / 0.5, rel=0.01)
 
 
 def test_a_gate_that_is_never_open_is_nothing_by_nothing():
@@ -100,11 +113,11 @@ def test_fields_are_those_of_numpy():
         assert found["mean"][channel] == pytest.approx(x.mean(), rel=1e-6)
         assert found["variation"][channel] == pytest.approx(naive_variation(x), rel=1e-5)
         assert found["variation"][channel] == pytest.approx(x.std(ddof=1) / x.mean(), rel=0.01)
-        counts, _ = np.histogram(x, 16, (0, 1))
+        counts, _ = np.histogram(x, [0, *np.arange(1, 32, 2) / 32, 1])
         p = counts[counts > 0] / len(x)
         plugin = -(p * np.log2(p)).sum()
         # What few images leave out is of the order of (bins - 1) / (2 images ln 2).
-        assert plugin <= found["entropy"][channel] + 1e-9 <= plugin + 2 * 15 / (2 * 200 * math.log(2))
+        assert plugin <= found["entropy"][channel] + 1e-9 <= plugin + 2 * 16 / (2 * 200 * math.log(2))
 
 
 def test_maps_vary_over_positions_and_images():
@@ -131,9 +144,9 @@ def test_a_gate_that_weighs_positions_alone_is_the_same_for_all_images():
 
 
 def test_values_beyond_one_are_binned_over_the_range_that_the_first_images_span():
-    gate = 5 * ((torch.arange(320) % 16) / 15)[:, None]
+    gate = 5 * ((torch.arange(510) % 17) / 16)[:, None]
     found = fields(gate)
-    assert found["entropy"].value == pytest.approx(4, abs=1e-3)
+    assert found["entropy"].value == pytest.approx(math.log2(17), abs=1e-3)
     assert found["mean"].value == pytest.approx(2.5)
     bounded = units(gate / 5)
     assert units(gate)["variation"] == pytest.approx(bounded["variation"], rel=1e-6)
@@ -220,7 +233,7 @@ def test_one_image_tells_nothing():
     found = fields(gates(1))
     assert found["variation"].lows == (0, 0, 0)
     assert found["variation"].highs == (math.inf,) * 3
-    assert found["entropy"].highs == (4,) * 3
+    assert found["entropy"].highs == (math.log2(17),) * 3
 
 
 def test_images_needed():

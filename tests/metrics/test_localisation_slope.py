@@ -189,6 +189,15 @@ def test_images_of_one_source_are_told_by_source():
         assert all(low < high for low, high in zip(fours[name].lows, fours[name].highs, strict=True))
 
 
+def test_few_images_that_carry_the_shifts_widen_intervals_by_source_as_well():
+    first, second = example(60)
+    stray = 0.3 * torch.rand(60, 2, 16, 16, generator=torch.Generator().manual_seed(1)) ** 8
+    second = second + stray
+    alone, own = (fields(first, second, sources=sources)["r2"] for sources in (None, range(60)))
+    widths = np.subtract(own.highs, own.lows) / np.subtract(alone.highs, alone.lows)
+    assert widths.mean() == pytest.approx(1, abs=0.2)
+
+
 # --- edges ------------------------------------------------------------------------------------------------------
 
 

@@ -15,10 +15,17 @@ from cnnaudit.statistics import Probe, View, WindowHistogram
 METRIC = registry()["pool_alternatives"]
 OPERATORS = {"max": max, "avg": lambda w: math.floor(sum(w) / len(w) + 0.5), "min": min, "stride": lambda w: w[0]}
 NAMES = list(OPERATORS)
+RIVALS = ("max", "avg", "min")  # what regret compares with
 
 
-def over(maps, **facts):
-    return {name: measure(f"pool_alternatives.over_{name}", maps, levels=3, **facts) for name in NAMES}
+def over(maps, op="max", **facts):
+    return {
+        name: measure(f"pool_alternatives.over_{name}", maps, op=op, levels=3, **facts) for name in NAMES if name != op
+    }
+
+
+def asked(op="max"):
+    return [field for field in METRIC.fields if field != f"over_{op}"]
 
 
 def exact(maps, field="regret", **facts):
@@ -57,7 +64,7 @@ def test_independent_uniform_values_of_eight_levels():
         found = METRIC.evaluate(histogram, replace(site, operator=own), {"estimator": "plugin"})
         for other in NAMES:
             assert found[f"over_{other}"].value == pytest.approx((kept[other] - kept[own]) / 12, abs=5e-5)
-        best = max(kept[other] for other in NAMES if other != own)
+        best = max(kept[other] for other in RIVALS if other != own)
         assert found["regret"].value == pytest.approx((best - kept[own]) / 12, abs=5e-5)
 
 
@@ -66,18 +73,37 @@ def test_rare_ones_are_kept_by_max():
     windows = bernoulli_windows(4, 1, 9)
     x = as_maps(windows, 2, 2)
     kept = {"max": 0.928502, "min": 0.001473, "stride": 0.468996}
-    for other, bits in kept.items():
+    for other in ("max", "min"):
         found = exact(x, f"over_{other}", levels=2, op="stride")
-        assert found.value == pytest.approx((bits - 0.468996) / 1.875982, abs=2e-6)
+        assert found.value == pytest.approx((kept[other] - kept["stride"]) / 1.875982, abs=2e-6)
     assert exact(x, levels=2, op="max").value < 0 < exact(x, levels=2, op="min").value
     # Ones that are as frequent as zeros were are kept by min.
     assert exact(1 - x, levels=2, op="max").value == pytest.approx(exact(x, levels=2, op="min").value)
 
 
+def test_the_border_between_max_and_stride():
+    """(1 - p)^4 = p at .2755: below it max keeps more, above it striding does."""
+    sparse, dense = (as_maps(bernoulli_windows(4, 1, zeros), 2, 2) for zeros in (3, 2))  # P(1) = 1/4 and 1/3
+    assert exact(sparse, "over_stride", levels=2, op="max").value < -0.02
+    assert exact(dense, "over_stride", levels=2, op="max").value > 0.02
+
+
+def test_striding_leads_on_dense_maps_by_construction_and_is_not_regretted():
+    x = torch.randn(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for op in ("max", "avg"):
+        facts = {"op": op, "levels": 6}
+        stride, regret = (measure(f"pool_alternatives.{field}", x, **facts) for field in ("over_stride", "regret"))
+        rest = [measure(f"pool_alternatives.over_{name}", x, **facts).value for name in RIVALS if name != op]
+        assert regret.value == pytest.approx(max(rest))
+        assert stride.low > max(regret.value, 0) + 0.02
+        # The average keeps most of the three.
+        assert regret.high < 0 if op == "avg" else regret.low > 0
+
+
 @pytest.mark.parametrize("op", NAMES)
 def test_equal_values_are_kept_by_all_alike(op):
     x = maps(40, 2, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    for field in METRIC.fields:
+    for field in asked(op):
         found = measure(f"pool_alternatives.{field}", x, op=op, levels=4)
         assert found.units == found.lows == found.highs == (0, 0)
 
@@ -102,18 +128,16 @@ def test_differences_and_their_jackknife_are_those_of_a_naive_reference():
 
 @pytest.mark.parametrize("op", NAMES)
 def test_regret_is_the_largest_of_the_others_with_the_ends_that_they_allow(op):
-    others = [name for name in NAMES if name != op]
+    others = [name for name in RIVALS if name != op]
     found = measure("pool_alternatives", maps(), op=op, levels=3)
-    level, strict = over(maps(), op=op), over(maps(), op=op, confidence=1 - 0.05 / 3)
+    level, strict = over(maps(), op=op), over(maps(), op=op, confidence=1 - 0.05 / len(others))
     assert found.units == pytest.approx(np.max([level[name].units for name in others], 0))
     assert found.highs == pytest.approx(np.max([level[name].highs for name in others], 0))
     assert found.lows == pytest.approx(np.max([strict[name].lows for name in others], 0))
-    own = level[op]
-    assert own.units == own.lows == own.highs == (0, 0)
 
 
 def test_differences_are_those_of_pool_entropy_loss():
-    for other in NAMES:
+    for other in ("avg", "min", "stride"):
         own, its = (measure(f"pool_entropy_loss.relative_{name}", maps(), levels=3).units for name in ("max", other))
         found = measure(f"pool_alternatives.over_{other}", maps(), levels=3).units
         assert found == pytest.approx(np.subtract(own, its), abs=1e-12)
@@ -158,16 +182,16 @@ def test_images_of_one_source_are_no_more_than_one():
 
 
 def test_intervals_cover_the_best_alternative_at_a_tie():
-    """The average's best alternatives are max and stride, which keep the same: 200 kernels of 96 images."""
-    rates = 0.1911729503 * np.array([1, 2])  # of ones, in either half of the images
-    assert rates.mean() == pytest.approx(((1 - rates) ** 4).mean())  # so max and stride have mirror images
+    """The average's alternatives are max and min, which keep the same of symmetric maps: 200 kernels of 96 images."""
+    rates = np.array([0.4, 0.6])  # of ones, in either half of the images
     generator = torch.Generator().manual_seed(4)
     rate = torch.tensor(rates)[torch.randint(0, 2, (96, 200), generator=generator)][..., None, None]
     x = (torch.rand(96, 200, 8, 8, generator=generator) < rate).long()
     p = np.array([stats.binom.pmf(range(5), 4, rate) for rate in rates]).mean(0)  # of 0 to 4 ones in a window
+    assert p[0] == pytest.approx(p[4])  # so max and min have mirror images
     whole = stats.entropy(np.repeat(p / [1, 4, 6, 4, 1], [1, 4, 6, 4, 1]), base=2)
-    stride, average = (stats.entropy([q, 1 - q], base=2) for q in (rates.mean(), p[:2].sum()))
-    truth = (stride - average) / whole
+    most, average = (stats.entropy([q, 1 - q], base=2) for q in (p[0], p[:2].sum()))
+    truth = (most - average) / whole
     found = measure("pool_alternatives", x, levels=2, op="avg", block=32)
     assert np.mean(found.units) > truth + 0.002  # the larger of two equal estimates
     lows, highs = np.array(found.lows), np.array(found.highs)
@@ -180,7 +204,7 @@ def test_intervals_cover_the_best_alternative_at_a_tie():
 def test_a_kernel_that_never_varies_has_nothing_to_keep():
     x = maps()
     x[:, 1] = 0
-    for field in METRIC.fields:
+    for field in asked():
         found = measure(f"pool_alternatives.{field}", x, levels=3)
         assert math.isfinite(found.units[0])
         assert math.isnan(found.units[1])
@@ -213,6 +237,16 @@ def test_wrong_questions(facts, message):
 
 def test_it_is_asked_where_pool_entropy_loss_is():
     steering = make_pool((8, 8), steers=True)
-    for field in METRIC.fields:
+    for field in asked():
         assert "steers a gate" in METRIC.applies(steering, field, {})
         assert METRIC.applies(make_pool((8, 8)), field, {}) is None
+
+
+@pytest.mark.parametrize("op", NAMES)
+def test_the_own_operator_is_nothing_to_compare_with(op):
+    site = make_pool((8, 8), operator=op)
+    told = {field: METRIC.applies(site, field, {}) for field in METRIC.fields}
+    assert {field for field, reason in told.items() if reason} == {f"over_{op}"}
+    assert told[f"over_{op}"] == f"{op} is the pool's own operator"
+    with pytest.raises(MetricError, match="own operator"):
+        measure(f"pool_alternatives.over_{op}", maps(4), op=op)

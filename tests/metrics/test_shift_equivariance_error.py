@@ -155,6 +155,15 @@ def test_images_of_one_source_tell_no_more_than_one():
     assert widths == pytest.approx(1, abs=0.3)
 
 
+def test_few_images_that_carry_the_spread_widen_intervals_by_source_as_well():
+    unlike = [x * torch.logspace(0, 1.3, 160)[:, None, None, None] for x in maps(160)]
+    alone, own = (both(*unlike, jump=2, sources=sources)["pixel"] for sources in (None, range(160)))
+    twice = both(*(x.repeat(2, 1, 1, 1) for x in unlike), jump=2, sources=[*range(160)] * 2)["pixel"]
+    for found in (own, twice):
+        widths = np.subtract(found.highs, found.lows) / np.subtract(alone.highs, alone.lows)
+        assert widths.mean() == pytest.approx(1, abs=0.06)
+
+
 # --- edges ------------------------------------------------------------------------------------------------------
 
 

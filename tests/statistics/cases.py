@@ -106,6 +106,10 @@ def signed(units, *spatial, offset=0.0) -> Make:
     return lambda generator, n: torch.randn(n, units, *spatial, generator=generator) + offset
 
 
+def uniform(units, *spatial) -> Make:
+    return lambda generator, images: torch.rand(images, units, *spatial, generator=generator)
+
+
 def integers(levels, units, *spatial) -> Make:
     return lambda generator, n: torch.randint(0, levels, (n, units, *spatial), generator=generator)
 
@@ -204,6 +208,7 @@ CASES = (
     _case("integers", Covariance, make_site(shape=()), ("response",), integers(5, 3)),
     _case("excitation", GateValues, make_site(Op.GATE, taps=("gate",), shape=(1, 1)), ("gate",), rectified(3, 1, 1)),
     _case("map", GateValues, make_site(Op.GATE, taps=("gate",)), ("gate",), signed(3, 4, 4), positions=5),
+    _case("bounded", GateValues, make_site(Op.GATE, taps=("gate",), shape=(1, 1)), ("gate",), uniform(3, 1, 1)),
     _case("vector", GateValues, make_site(Op.GATE, taps=("gate",), shape=()), ("gate",), signed(3), clustered=True),
     _case("mean", ImageSample, make_site(), ("response",), rectified(3, 4, 4), images=9),
     _case("grid", ImageSample, make_site(shape=(5, 4)), ("response",), signed(3, 5, 4), readout="grid", features=7),
