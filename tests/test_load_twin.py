@@ -104,15 +104,16 @@ def test_a_twin_is_measured_as_if_it_were_audited(kind):
 
 
 class Particular(nn.Linear):
-    def reset_parameters(self, std=None):
-        if std is None and hasattr(self, "made"):
-            raise TypeError("missing std")
-        super().reset_parameters()
+    def __init__(self, *sizes):
+        nn.Module.__init__(self)
+        self.weight, self.bias = nn.Parameter(torch.rand(*sizes)), None
+
+    def reset_parameters(self, std):
+        nn.init.normal_(self.weight, std=std)
 
 
 def test_a_layer_that_nobody_can_start_anew_is_permuted():
     layer = Particular(4, 3)
-    layer.made = True
     twin = make_twin(nn.Sequential(layer), "twin", [], 0)
     assert sorted(twin[0].weight.flatten().tolist()) == sorted(layer.weight.flatten().tolist())
     assert not torch.equal(twin[0].weight, layer.weight)

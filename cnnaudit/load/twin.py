@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,13 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
 __all__ = ["KINDS", "make_twin"]
 
 KINDS = ("twin", "permuted")
+_LOOSE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def make_twin(model: nn.Module, kind: str, images: Iterable[Tensor], seed: int) -> nn.Module:
@@ -77,13 +79,17 @@ def _forget(module: nn.Module, *, fresh: bool) -> None:
     own = list(module.parameters(recurse=False))
     before = [parameter.clone() for parameter in own]
     reset = getattr(module, "reset_parameters", None)
-    if fresh and own and callable(reset):
-        with suppress(TypeError, NotImplementedError):  # it wants arguments that only its author knows
-            reset()
+    if fresh and own and callable(reset) and not _wants_arguments(reset):
+        reset()
     for parameter, old in zip(own, before, strict=True):
         if torch.equal(parameter, old):
             order = torch.randperm(parameter.numel())
             parameter.copy_(old.flatten()[order.to(old.device)].reshape(old.shape))
+
+
+def _wants_arguments(reset: Callable[..., object]) -> bool:
+    """Whether a layer starts anew only with arguments that its author knows."""
+    return any(p.default is p.empty and p.kind not in _LOOSE for p in signature(reset).parameters.values())
 
 
 @contextmanager
