@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["KINDS", "make_twin"]
+__all__ = ["make_twin"]
 
-KINDS = ("twin", "permuted")
 _LOOSE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
