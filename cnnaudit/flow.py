@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from tabulate import tabulate
 
 from cnnaudit.errors import CnnAuditError, MetricError, UndecidedError
+from cnnaudit.facts import conditions, model_facts, notes
 from cnnaudit.judge import Evaluations, decide, estimate
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.pipeline import measure_all, read_spec, using_threads
@@ -35,7 +37,7 @@ from cnnaudit.spec import from_mapping
 from cnnaudit.spec.messages import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from cnnaudit.statistics import Probe, Statistic
 
 __all__ = ["Comparison", "Flow", "Selection", "profile"]
+
+_T = TypeVar("_T")
 
 _SHOWN = 6
 _SIDES = {"min", "max", "min_excess"}
@@ -68,7 +72,11 @@ def profile(
     seed: int | None = None,
     confidence: float | None = None,
     crop: int | Sequence[int] | None = None,
+    head: str | int | bool | None = None,
+    inputs: str | Sequence[Any] | Mapping[str, Any] | None = None,
     allow_imports: Iterable[str] = (),
+    allow_paths: Iterable[str] = (),
+    trust_model: bool = False,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Flow:
@@ -89,19 +97,38 @@ def profile(
         confidence: Confidence of the decisions; the rule file's by default, else 0.95.
         crop: Size of what the network sees of larger images, their middle, so that metrics can shift them; the rule
             file's by default, else all.
+        head: Which of the network's outputs holds the logits: its key or index, joined by dots where outputs are
+            nested; False where none does; the rule file's by default, else the usual one.
+        inputs: How the network is called with what the data names: a name, a list of names for positional arguments
+            or a mapping for keywords; the rule file's by default, else with the images.
         allow_imports: Globs of modules or files that a rule file may import.
+        allow_paths: Globs of files and folders that a rule file may open outside of its own directory and the current
+            one.
+        trust_model: Whether an exported program (``.pt2``) may be loaded, which runs code that it may hold.
         device: Where to run a model that is given as text; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
 
     Raises:
-        SpecError: ``rules``, ``max_images``, ``seed``, ``confidence`` or ``crop`` have mistakes; all of them are named.
+        SpecError: what says how to measure (``rules`` to ``inputs``) has mistakes; all of them are named.
         CnnAuditError: the network could not be measured; see :mod:`cnnaudit.errors`.
     """
     crop = crop if crop is None or isinstance(crop, int) else list(crop)
     sampling = {"max_images": max_images, "seed": seed, "confidence": confidence, "crop": crop}
-    spec = _spec(rules, {name: value for name, value in sampling.items() if value is not None})
+    calling = {"head": head, "inputs": inputs}
+    spec = _spec(
+        rules,
+        {name: value for name, value in sampling.items() if value is not None},
+        {name: value for name, value in calling.items() if value is not None},
+    )
     measured = measure_all(
-        _every_field(spec), model=model, data=data, allow_imports=allow_imports, device=device, progress=progress
+        _every_field(spec),
+        model=model,
+        data=data,
+        allow_imports=allow_imports,
+        allow_paths=allow_paths,
+        trust_model=trust_model,
+        device=device,
+        progress=progress,
     )
     prepared = measured.prepared
     images = prepared.images
@@ -112,6 +139,10 @@ def profile(
         measured.statistics,
         len(images.met),
         images.values,
+        model_facts(prepared),
+        images.facts,
+        conditions(prepared) | {"threads": measured.threads},
+        notes(prepared),
     )
 
 
@@ -126,6 +157,7 @@ class Flow:
         statistics: What was read.
         classes: Number of classes that were met.
         values: The values of each column that rules slice by.
+        model, data, settings, notes: What was measured, on what and how, as a :class:`cnnaudit.Report` tells it.
     """
 
     spec: Spec
@@ -134,6 +166,10 @@ class Flow:
     statistics: Mapping[Probe, Statistic]
     classes: int
     values: Mapping[str, Sequence[str]]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...]
     _evaluations: Evaluations = dataclasses.field(default_factory=Evaluations, init=False)
     _whole: dict[Probe, Statistic] = dataclasses.field(default_factory=dict, init=False)
 
@@ -178,16 +214,39 @@ class Flow:
 
     def table(self) -> str:
         """Return what was measured as text: sites in the order of the network, with the fields that were named."""
-        places = {check.site.path: check.places for check in self.plan.checks}
-        order = {site: i for i, site in enumerate(self.sites)}
         # Two rules may name the same field at the same site.
         found = dict.fromkeys(row for name in self for row in self[name]._rows())  # noqa: SLF001 - the same module
-        rows = sorted(found, key=lambda row: [order[site] for site in reversed(places[row[0]])])
         return tabulate(
-            rows,
+            self._in_order(found, operator.itemgetter(0)),
             headers=["site", "op", "metric", "value", "interval", "unit", "units"],
             disable_numparse=True,
         )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what was measured as plain data, one dict for each field at each site, in the order of the network.
+
+        Its keys are ``id`` (of the rule), ``site``, ``op``, ``metric``, ``field``, ``value``, ``low``, ``high``,
+        ``unit``, ``units`` (the value of each), ``kernels`` (which these are) and ``n_images``; what is undefined is
+        None.
+        """
+        measured = {(c.rule.id, c.rule.field, c.site.path): c for c in self.plan.checks if c.probe is not None}
+        return self._in_order(map(self._record, measured.values()), operator.itemgetter("site"))
+
+    def _record(self, check: Check) -> dict[str, Any]:
+        rule = check.rule
+        place = {"id": rule.id, "site": check.site.path, "op": str(check.site.op)}
+        try:
+            held = dataclasses.asdict(_estimate(check, self))
+        except MetricError as error:
+            held = {"value": None, "low": None, "high": None, "unit": "", "units": (), "kernels": (), "why": str(error)}
+        kept = {name: value for name, value in held.items() if name not in ("lows", "highs")}
+        return place | {"metric": rule.metric, "field": rule.field} | {key: _plain(x) for key, x in kept.items()}
+
+    def _in_order(self, found: Iterable[_T], path: Callable[[_T], str]) -> list[_T]:
+        """What was found at sites, as they follow each other in the network."""
+        places = {check.site.path: check.places for check in self.plan.checks}
+        order = {site: i for i, site in enumerate(self.sites)}
+        return sorted(found, key=lambda each: [order[site] for site in reversed(places[path(each)])])
 
     def __str__(self) -> str:
         return self.table()
@@ -522,25 +581,30 @@ def rule_file(rules: Any) -> Spec | None:
     return read_spec(rules) if whole else None
 
 
-def _spec(rules: Any, sampling: Mapping[str, Any]) -> Spec:
-    """The rules that say what is measured, with the sampling that was given."""
+def _spec(rules: Any, sampling: Mapping[str, Any], calling: Mapping[str, Any]) -> Spec:
+    """The rules that say what is measured, with the sampling and the call that were given."""
     spec = rule_file(rules)
     if spec is not None:
-        told = _read([{"metric": spec.rules[0].metric}], sampling).sampling
-        return replace(spec, sampling=spec.sampling.model_copy(update=told.model_dump(include=set(sampling))))
+        told = _read([{"metric": spec.rules[0].metric}], sampling, calling)
+        new = spec.sampling.model_copy(update=told.sampling.model_dump(include=set(sampling)))
+        return replace(spec, sampling=new, **{name: getattr(told, name) for name in calling})
     if rules == "recommended":
         first_look = [name for name, metric in registry().items() if metric.recommended]
-        return _read([{"metric": name, "if_absent": "skip"} for name in first_look], sampling)
+        return _read([{"metric": name, "if_absent": "skip"} for name in first_look], sampling, calling)
     several = [rules] if isinstance(rules, (str, Mapping)) else rules
-    return _read([{"metric": rule} if isinstance(rule, str) else rule for rule in several], sampling)
+    return _read([{"metric": rule} if isinstance(rule, str) else rule for rule in several], sampling, calling)
 
 
-def _read(entries: Sequence[Any], sampling: Mapping[str, Any] = MappingProxyType({})) -> Spec:
+def _read(
+    entries: Sequence[Any],
+    sampling: Mapping[str, Any] = MappingProxyType({}),
+    calling: Mapping[str, Any] = MappingProxyType({}),
+) -> Spec:
     """Rules whose bounds may be left out, with all the messages of a rule file."""
     # Of a file's rules only a note needs no bound. Here it comes with the comparison.
     open_ = {i for i, e in enumerate(entries) if isinstance(e, Mapping) and not {*_SIDES, "severity"} & e.keys()}
     written = [{**e, "severity": "note"} if i in open_ else _bounded(e) for i, e in enumerate(entries)]
-    spec = from_mapping({"cnnaudit": 1, "sampling": dict(sampling), "rules": written}, vocabulary())
+    spec = from_mapping({"cnnaudit": 1, "sampling": dict(sampling), **calling, "rules": written}, vocabulary())
     return replace(
         spec, rules=tuple(replace(r, severity="error") if i in open_ else r for i, r in enumerate(spec.rules))
     )
@@ -592,6 +656,13 @@ def _needed(verdict: Verdict) -> str:
     if verdict.outcome is not Outcome.UNDECIDED:
         return ""
     return f"{verdict.n_needed:,}" if verdict.n_needed else "unknown"
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON knows: None for what is no number."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse(op: str) -> NoReturn:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-import platform
 import random
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 from tqdm import tqdm
 
 from cnnaudit.errors import LoadError
-from cnnaudit.graph import capture
-from cnnaudit.judge import decide, family_wise_error
-from cnnaudit.load import Block, Images, Trust, concepts, load_model, make_twin, open_images
+from cnnaudit.facts import TWIN_IMAGES, home, model_facts, notes, settings
+from cnnaudit.graph import capture, capture_program, fixed_batch
+from cnnaudit.judge import decide
+from cnnaudit.load import (
+    Block,
+    Images,
+    Loaded,
+    Trust,
+    concepts,
+    load_model,
+    make_twin,
+    open_images,
+    suggested_shape,
+    transforms_for,
+)
 from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.plan import Plan, make_plan
@@ -32,13 +42,13 @@ from cnnaudit.site import Op
 from cnnaudit.spec import Spec, from_mapping, resolve
 from cnnaudit.spec import load as load_spec
 from cnnaudit.stream import filled, sweep
-from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
+    from cnnaudit.call import Call
     from cnnaudit.graph import ModelGraph
     from cnnaudit.result import Verdict
     from cnnaudit.statistics import Probe, Statistic
@@ -46,7 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec", "using_threads"]
 
 
-_TWIN_IMAGES = 256
 _SMALL = 2**18  # values of the largest map of a block
 
 
@@ -57,6 +66,7 @@ class Prepared:
     Attributes:
         spec: The rules.
         model: The live model, in whatever mode it came.
+        loaded: How it was loaded; None where Python gave it.
         graph: The captured model with its sites.
         twins: Its null twins, captured, by what they are.
         plan: What will be measured and decided.
@@ -69,6 +79,7 @@ class Prepared:
 
     spec: Spec
     model: nn.Module
+    loaded: Loaded | None
     graph: ModelGraph
     twins: Mapping[str, ModelGraph]
     plan: Plan
@@ -100,6 +111,8 @@ def prepare(
     model: nn.Module | str | None = None,
     data: Any = None,
     allow_imports: Iterable[str] = (),
+    allow_paths: Iterable[str] = (),
+    trust_model: bool = False,
     device: str | torch.device | None = None,
 ) -> Prepared:
     """Read the spec, open model and data, capture the graph and plan the checks; one block is read.
@@ -108,28 +121,14 @@ def prepare(
         CnnAuditError: any of it is wrong; see :mod:`cnnaudit.errors`.
     """
     spec = read_spec(spec)
-    trust = Trust.here(allow_imports)
-    if isinstance(model, str):
-        spec = replace(spec, model=resolve(model, base=Path.cwd(), role="model"), weights=None)
-        model = None
-    if model is None:
-        if spec.model is None:
-            raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
-        model = load_model(spec.model, spec.weights, trust)
-        model = model if device is None else _moved(model, device)
-    elif device is not None:
-        raise LoadError("a live model runs where it is: move it before the audit instead of giving a device")
-    else:
-        spec = replace(spec, model=None, weights=None)  # what they name is not what is audited
-    where, dtype = _home(model)
-    if data is None and spec.data is None:
-        raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
-    if isinstance(data, (str, Path)):
-        data = resolve(str(data), base=Path.cwd(), role="data")
-    columns = tuple(dict.fromkeys(rule.by.column for rule in spec.rules if rule.by))
-    masks = any(registry()[rule.metric].masks for rule in spec.rules)
-    images = open_images(spec.data if data is None else data, trust, columns, masks=masks)
+    trust = Trust.here(allow_imports, allow_paths, trust_model=trust_model)
+    if spec.path is not None:
+        trust = replace(trust, bundle=spec.directory)
+    spec, loaded = _model(spec, model, trust, device)
+    model = loaded.model
+    images, spec = _images(spec, data, loaded, trust)
     sampling = spec.sampling
+    where, dtype = home(model)
     rest = (
         (block if sampling.crop is None else block.cropped(sampling.crop)).to(where, dtype)
         for block in images.blocks(sampling.block, sampling.seed, sampling.max_images)
@@ -137,9 +136,7 @@ def prepare(
     first = next(rest, None)
     if first is None:
         raise LoadError(f"data {images.source}: there are no images")
-    # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
-    example = first.images[torch.arange(sampling.block) % len(first.images)]
-    graph = capture(model, example)
+    graph = _captured(loaded, first, images.call, spec)
     classes = _classes(images, graph, first)
     known = [n for n in (images.count, sampling.max_images) if n is not None]
     count = min(known) if images.count is not None else None
@@ -155,21 +152,115 @@ def prepare(
         values=images.values if images.all_values else {},
         margin=None if first.canvas is None else _margin(first.canvas, first.images),
     )
-    # In an order that the data decides, the first half need not be like the second.
-    looks = schedule(count if images.order == "seeded" else None, block=sampling.block, at_most=sampling.looks)
-    twins, read = _twins(spec, model, graph, itertools.chain([first], rest))
-    return Prepared(spec, model, graph, twins, plan, images, itertools.chain(read, rest), classes, where, looks)
+    blocks = _within_range(itertools.chain([first], rest), graph, images)
+    twins, read = _twins(spec, model, graph, images.call, blocks)
+    return Prepared(
+        spec,
+        model,
+        loaded if spec.model else None,
+        graph,
+        twins,
+        plan,
+        images,
+        itertools.chain(read, blocks),
+        classes,
+        where,
+        _looks(images, spec, count),
+    )
+
+
+def _model(
+    spec: Spec, model: nn.Module | str | None, trust: Trust, device: str | torch.device | None
+) -> tuple[Spec, Loaded]:
+    """The model, and the spec with what is really audited."""
+    if isinstance(model, nn.Module):
+        if device is not None:
+            raise LoadError("a live model runs where it is: move it before the audit instead of giving a device")
+        return replace(spec, model=None, weights=None), Loaded(model)
+    if model is not None:
+        spec = replace(spec, model=resolve(model, base=Path.cwd(), role="model"), weights=None)
+        trust = replace(trust, bundle=None)
+    if spec.model is None:
+        raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
+    loaded = load_model(spec.model, spec.weights, trust)
+    if device is not None:
+        loaded = _moved(loaded, device)
+    batch = None if loaded.program is None else fixed_batch(loaded.program)
+    if batch is not None:
+        spec = replace(spec, sampling=spec.sampling.model_copy(update={"block": batch}))
+    return spec, loaded
+
+
+def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust) -> tuple[Images, Spec]:
+    """The data, and the spec with how it is really read."""
+    if data is None and spec.data is None:
+        raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
+    if data is not None:
+        # What is done to the images that a rule file names is not what others need.
+        spec = replace(spec, data=None, reading=replace(spec.reading, transform=None))
+        trust = replace(trust, bundle=None)
+    if isinstance(data, (str, Path)):
+        data = resolve(str(data), base=Path.cwd(), role="data")
+    images = open_images(
+        spec.data if data is None else data,
+        trust,
+        tuple(dict.fromkeys(rule.by.column for rule in spec.rules if rule.by)),
+        masks=any(registry()[rule.metric].masks for rule in spec.rules),
+        inputs=spec.inputs,
+        reading=spec.reading,
+        transforms=transforms_for(spec.reading, loaded.model, spec.model),
+        shape=suggested_shape(loaded, spec.model),
+    )
+    return images, spec
+
+
+def _captured(loaded: Loaded, block: Block, call: Call, spec: Spec) -> ModelGraph:
+    # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
+    index = torch.arange(spec.sampling.block) % len(block.images)
+    example = [x[index.to(x.device)] for x in block.inputs]
+    if loaded.program is not None:
+        return capture_program(loaded.program, example, call=call, head=spec.head)
+    return capture(loaded.model, example, call=call, head=spec.head)
+
+
+def _looks(images: Images, spec: Spec, count: int | None) -> tuple[Look, ...]:
+    """When the results are looked at: in an order that the data decides, the first half need not be like the second."""
+    sampling = spec.sampling
+    seeded = images.order == "seeded"
+    looks = schedule(count if seeded else None, block=sampling.block, at_most=sampling.looks)
+    # Where so many images may be missing that a look would never come, there is one at the end.
+    surely = (count or 0) * (1 - spec.reading.max_corrupt) - sampling.block
+    return looks if all(look.last or look.images <= surely for look in looks) else schedule(None, block=sampling.block)
+
+
+def _within_range(blocks: Iterable[Block], graph: ModelGraph, images: Images) -> Iterator[Block]:
+    """The blocks, while their labels are classes that the network can tell."""
+    head = next((site for site in graph.sites if site.op is Op.HEAD), None)
+    for block in blocks:
+        if head is not None and not head.taps["output"].spatial and block.labels is not None:
+            highest, classes = int(block.labels.max()), max(head.units, 2)
+            if highest >= classes:
+                raise LoadError(
+                    f"data {images.source}: label {highest} is out of range: {head.path}, which makes the network's "
+                    f"logits, tells {classes} classes, 0 to {classes - 1}; where its output is no class scores, say so "
+                    "with head: false"
+                )
+        yield block
 
 
 def _twins(
-    spec: Spec, model: nn.Module, graph: ModelGraph, blocks: Iterator[Block]
+    spec: Spec, model: nn.Module, graph: ModelGraph, call: Call, blocks: Iterator[Block]
 ) -> tuple[dict[str, ModelGraph], list[Block]]:
     """The null twins that rules want, captured, and the blocks that were read for that; the first one anyway."""
     kinds = sorted({rule.null for rule in spec.rules if rule.null})
     size = spec.sampling.block
-    read = list(itertools.islice(blocks, math.ceil(_TWIN_IMAGES / size) if kinds else 1))
-    images = [filled(block.images, size) for block in read]
-    twins = {kind: capture(make_twin(model, kind, images, spec.sampling.seed), images[0]) for kind in kinds}
+    read = list(itertools.islice(blocks, math.ceil(TWIN_IMAGES / size) if kinds else 1))
+    inputs = [filled(block.inputs, size) for block in read]
+    calls = [call.arguments(several) for several in inputs]
+    twins = {
+        kind: capture(make_twin(model, kind, calls, spec.sampling.seed), inputs[0], call=call, head=spec.head)
+        for kind in kinds
+    }
     for kind, twin in twins.items():
         if [site.path for site in twin.sites] != [site.path for site in graph.sites]:
             raise LoadError(f"null: {kind}: with other weights {type(model).__name__} is another network")
@@ -197,11 +288,22 @@ def measure_all(
     model: nn.Module | str | None = None,
     data: Any = None,
     allow_imports: Iterable[str] = (),
+    allow_paths: Iterable[str] = (),
+    trust_model: bool = False,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Measured:
     """Fill the statistics that a spec's rules need; arguments and errors are those of :func:`audit`."""
-    with _measuring(spec, model, data, allow_imports, device, progress=progress) as (prepared, threads, shown):
+    with _measuring(
+        spec,
+        model,
+        progress=progress,
+        data=data,
+        allow_imports=allow_imports,
+        allow_paths=allow_paths,
+        trust_model=trust_model,
+        device=device,
+    ) as (prepared, threads, shown):
         *_, statistics = shown
     return Measured(prepared, statistics, threads)
 
@@ -210,18 +312,16 @@ def measure_all(
 def _measuring(
     spec: str | Path | Spec | Mapping[str, Any],
     model: nn.Module | str | None,
-    data: Any,
-    allow_imports: Iterable[str],
-    device: str | torch.device | None,
     *,
     progress: bool,
+    **options: Any,
 ) -> Iterator[tuple[Prepared, int, Iterator[Mapping[Probe, Statistic]]]]:
     """Everything that is known beforehand, the threads that are used, and what is measured by each look."""
     if model is not None and not isinstance(model, (str, torch.nn.Module)):
         raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module or text")
     model = _unwrapped(model)
     with _undisturbed(None if isinstance(model, str) else model):
-        prepared = prepare(spec, model=model, data=data, allow_imports=allow_imports, device=device)
+        prepared = prepare(spec, model=model, **options)
         threads = _threads(prepared)
         with using_threads(threads):
             yield (
@@ -236,6 +336,7 @@ def _measuring(
                     seed=prepared.spec.sampling.seed,
                     twins=prepared.twins,
                     reference=prepared.model,
+                    call=prepared.images.call,
                     looks=[look.images for look in prepared.looks if not look.last],
                 ),
             )
@@ -247,6 +348,8 @@ def audit(
     model: nn.Module | str | None = None,
     data: Any = None,
     allow_imports: Iterable[str] = (),
+    allow_paths: Iterable[str] = (),
+    trust_model: bool = False,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Report:
@@ -260,6 +363,8 @@ def audit(
         data: Data instead of the spec's: its text, ``(images, labels)`` arrays, a map-style dataset, or an iterable
             of batches ``(images, labels)`` such as a DataLoader.
         allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
+        allow_paths: Globs of files and folders that the spec may open outside of its own directory and the current one.
+        trust_model: Whether an exported program (``.pt2``) may be loaded, which runs code that it may hold.
         device: Where to run a model that the spec names; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
 
@@ -270,7 +375,16 @@ def audit(
         CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
     """
     verdicts: tuple[Verdict, ...] = ()
-    with _measuring(spec, model, data, allow_imports, device, progress=progress) as (prepared, threads, shown):
+    with _measuring(
+        spec,
+        model,
+        progress=progress,
+        data=data,
+        allow_imports=allow_imports,
+        allow_paths=allow_paths,
+        trust_model=trust_model,
+        device=device,
+    ) as (prepared, threads, shown):
         images = prepared.images
         for look, statistics in zip(prepared.looks, shown, strict=True):
             with using_threads(1):
@@ -285,11 +399,11 @@ def audit(
                 )
     return Report(
         spec=prepared.spec.facts,
-        model=_model_facts(prepared),
+        model=model_facts(prepared),
         data=prepared.images.facts,
-        settings=_settings(prepared) | {"threads": threads},
+        settings=settings(prepared) | {"threads": threads},
         verdicts=verdicts,
-        notes=_notes(prepared),
+        notes=notes(prepared),
     )
 
 
@@ -336,16 +450,12 @@ def using_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and number type that a model's images need: those of its first floating parameter."""
-    held = itertools.chain(model.parameters(), model.buffers())
-    first = next((x for x in held if x.is_floating_point()), torch.empty(0))
-    return first.device, first.dtype
-
-
-def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
+def _moved(loaded: Loaded, device: str | torch.device) -> Loaded:
     try:
-        return model.to(device)
+        if loaded.program is not None:
+            program = move_to_device_pass(loaded.program, device)
+            return replace(loaded, program=program, model=program.module(check_guards=False))
+        return replace(loaded, model=loaded.model.to(device))
     except (RuntimeError, AssertionError) as error:
         raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
@@ -377,70 +487,3 @@ def _counted(prepared: Prepared) -> Iterator[Block]:
         for block in prepared.blocks:
             yield block
             bar.update(len(block.images))
-
-
-def _model_facts(prepared: Prepared) -> dict[str, Any]:
-    spec, digest = prepared.spec, hashlib.sha256()
-    for name, tensor in prepared.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return {
-        "source": spec.model.written if spec.model else f"a {type(prepared.model).__name__} from Python",
-        "weights": spec.weights.written if spec.weights else "",
-        "sha256": digest.hexdigest(),
-        "sites": dict(
-            sorted(Counter(str(site.op) for site in prepared.graph.sites if site.op is not Op.INPUT).items())
-        ),
-        "input_shape": list(prepared.graph.input_shape),
-    }
-
-
-def _settings(prepared: Prepared) -> dict[str, Any]:
-    spec, sampling = prepared.spec, prepared.spec.sampling
-    return {
-        "undecided": spec.undecided,
-        "seed": sampling.seed,
-        "confidence": sampling.confidence,
-        "block": sampling.block,
-        "crop": sampling.crop,
-        "max_images": sampling.max_images,
-        "max_memory": sampling.max_memory,
-        "groups": prepared.plan.groups,
-        "looks": [look.images or prepared.images.facts["n_images"] for look in prepared.looks],
-        "alpha": [(1 - sampling.confidence) * look.spent for look in prepared.looks],
-        "family_wise_error": family_wise_error(prepared.plan, spec),
-        "statistics_bytes": prepared.plan.bytes,
-        "twins": sorted(prepared.twins),
-        "metrics": sorted({check.metric.identified(check.rule.params) for check in prepared.plan.checks}),
-        "device": str(prepared.device),
-        "dtype": str(_home(prepared.model)[1]).removeprefix("torch."),
-        "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
-        "cnnaudit": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _notes(prepared: Prepared) -> tuple[str, ...]:
-    notes = []
-    source = prepared.spec.model
-    if source is not None and prepared.spec.weights is None:
-        random = source.kind in ("torchvision", "timm") and not {"weights", "pretrained"} & set(source.options)
-        told = "with random weights" if random else "with the weights it was returned with"
-        notes.append(f"No `weights:`: {source.written} was audited {told}.")
-    for kind in prepared.twins:
-        how = (
-            "permuted within each tensor"
-            if kind == "permuted"
-            else f"fresh, drawn with seed {prepared.spec.sampling.seed}"
-        )
-        notes.append(f"Null twin: the weights are {how}; batch norms know the first {_TWIN_IMAGES} images under them.")
-    if prepared.images.integers:
-        notes.append("The images are whole numbers and went in as float32 without scaling.")
-    if prepared.images.order == "as given":
-        notes.append("The data was read in the order it gave, not in a random one: intervals suppose that it is mixed.")
-    sampled = [p for p in prepared.plan.probes if p.kernels is not None]
-    if sampled:
-        fewest = min(len(p.units) for p in sampled)
-        notes.append(f"Memory did not reach for all kernels: at {len(sampled)} places as few as {fewest} were sampled.")
-    return tuple(notes)

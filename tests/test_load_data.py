@@ -3,52 +3,32 @@
 import numpy as np
 import pytest
 import torch
+from patients import (
+    COUNT,
+    SCANNERS,
+    dense_labels,
+    everything,
+    images_and_labels,
+    masks_and_ids,
+    opened,
+    patient,
+    patients,
+    source,
+    sources_and_columns,
+    with_masks,
+)
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Block, Trust, open_images, source_id
+from cnnaudit.load import Block, source_id
 from cnnaudit.load.blocks import Batch, blocks
-from cnnaudit.spec import resolve
-
-COUNT = 37
-SCANNERS = ["Siemens", "GE", "Philips"]
-
-
-def patient(i):
-    return 9 - i // 4
-
-
-def images_and_labels(count=COUNT):
-    images = torch.arange(count * 8, dtype=torch.float32).reshape(count, 2, 2, 2)
-    return images, torch.arange(count) % 5
-
-
-def dense_labels(count=COUNT):
-    """Classes 0 to 3 of 3 x 2 positions, and -1 here and there."""
-    return (torch.arange(count * 6).reshape(count, 3, 2) % 5 - 1).to(torch.int16)
+from cnnaudit.spec import Reading
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def source(text="data.npz", **options):
-    return resolve(text, base=__import__("pathlib").Path.cwd(), role="data", options=options)
-
-
-def opened(data, *columns, globs=("*.py",), masks=False):
-    return open_images(data, Trust.here(globs), columns, masks=masks)
-
-
-def everything(images, size=8, seed=0, limit=None):
-    """All images, labels and ids in the order of the audit; blocks must be full but the last."""
-    found = list(images.blocks(size, seed, limit))
-    assert [block.number for block in found] == list(range(len(found)))
-    assert all(len(block.images) == size for block in found[:-1])
-    labels = None if found[0].labels is None else torch.cat([block.labels for block in found])
-    return torch.cat([block.images for block in found]), labels, torch.cat([block.ids for block in found])
 
 
 class Samples(Dataset):
@@ -96,10 +76,17 @@ def test_batches_of_any_size_become_blocks_of_one_size(batch, size):
     scanners, sources = torch.arange(COUNT) % 3, torch.arange(COUNT) // 4
     masks = dense_labels()
     given = [
-        Batch(images[part], labels[part], sources[part], {"scanner": scanners[part]}, masks[part])
+        Batch(
+            torch.arange(100, 100 + COUNT)[part],
+            images[part],
+            labels[part],
+            sources[part],
+            {"scanner": scanners[part]},
+            masks[part],
+        )
         for part in (slice(i, i + batch) for i in range(0, COUNT, batch))
     ]
-    found = list(blocks(given, range(100, 200), size))
+    found = list(blocks(given, size))
     assert [len(b.images) for b in found] == [size] * (COUNT // size) + [COUNT % size] * (COUNT % size > 0)
     assert torch.equal(torch.cat([b.images for b in found]), images)
     assert torch.equal(torch.cat([b.labels for b in found]), labels)
@@ -110,14 +97,24 @@ def test_batches_of_any_size_become_blocks_of_one_size(batch, size):
 
 
 def test_blocks_may_have_no_labels():
-    (found,) = blocks([Batch(torch.zeros(3, 1, 2, 2)), Batch(torch.zeros(2, 1, 2, 2))], range(5), 8)
+    (found,) = blocks(
+        [Batch(torch.arange(3), torch.zeros(3, 1, 2, 2)), Batch(torch.arange(2), torch.zeros(2, 1, 2, 2))], 8
+    )
     assert found.labels is None
     assert found.to(torch.device("cpu"), torch.float32).labels is None
     assert len(found.images) == 5
 
 
 def test_without_sources_every_image_is_its_own():
-    found = list(blocks([Batch(torch.zeros(3, 1, 2, 2)), Batch(torch.zeros(4, 1, 2, 2))], range(50, 60), 3))
+    found = list(
+        blocks(
+            [
+                Batch(torch.arange(50, 53), torch.zeros(3, 1, 2, 2)),
+                Batch(torch.arange(53, 57), torch.zeros(4, 1, 2, 2)),
+            ],
+            3,
+        )
+    )
     assert [block.sources.tolist() for block in found] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [block.columns for block in found] == [{}, {}, {}]
 
@@ -259,15 +256,25 @@ REFUSED = {
     "an empty dataset": (Samples(0), "there are no images"),
     "too few labels": ((X, torch.zeros(3, dtype=torch.int64)), "4 images but 3 labels"),
     "too few labels in a batch": ([(X, torch.zeros(3, dtype=torch.int64))], "batch 0: 4 images but 3 labels"),
-    "float labels": ((X, torch.zeros(4)), r"labels must be one integer an image, not torch.float32 of shape \(4,\)"),
+    "float labels": ((X, torch.zeros(4)), r"not torch.float32 of shape \(4,\): .* give labels.long\(\)"),
     "float labels in a batch": ([(X, torch.zeros(4))], "batch 0: labels must be one integer an image"),
-    "one-hot labels": ([(X, torch.zeros(4, 3))], r"labels must be one integer an image, not .* of shape \(4, 3\)"),
+    "one-hot labels": ([(X, torch.zeros(4, 3))], r"of shape \(4, 3\): if they are one-hot, give labels.argmax\(-1\)"),
+    "one-hot labels of integers": (
+        {"images": np.zeros((4, 1, 2, 2)), "labels": np.eye(4, 3, dtype=int)},
+        r"labels must be one integer an image, not torch.int64 of shape \(4, 3\): if they are one-hot",
+    ),
     "one-hot labels of arrays": (
         (X, torch.zeros(4, 3)),
         r"labels must be one integer an image, not .* of shape \(4, 3\)",
     ),
     "negative labels": ((X, torch.tensor([0, 1, -1, 2])), "label -1 is negative"),
     "labels of text": ([(X, ["a", "b", "c", "d"])], "labels are not integers"),
+    "labels of text in an array": (
+        (X, np.array(["cat", "dog", "cat", "cat"])),
+        r"labels are text: number them with np.unique\(labels, return_inverse=True\)\[1\]",
+    ),
+    "labels that are not whole": ((X, torch.tensor([0, 0.5, 1, 1])), "classes and not something measured"),
+    "complex images": ((X + 0j, None), r"images hold complex numbers \(torch.complex64\)"),
     "a mapping without images": (
         [{"imgs": X, "labels": 3}],
         "batch 0: a mapping without images, of imgs, labels: name them 'images'",
@@ -275,7 +282,7 @@ REFUSED = {
     "an empty mapping": ({}, "a dict from Python: a mapping without images, of nothing: name them 'images'"),
     "images that are a list": ({"images": [1]}, "images are a list, not an array of images"),
     "images that are a number": ({"images": np.float32(1)}, "images are a float32, not an array of images"),
-    "images that are nothing": ([{"images": None}], "NoneType is not an array of images"),
+    "images that are nothing": ([{"images": None}], "a mapping without images, of nothing"),
     "three values": ([(X, X, X)], r"3 values; yield \(images, labels\), images, or a mapping with columns"),
     "vectors": ([torch.zeros(4, 3)], r"images have shape \(4, 3\); expected \(images, channels, \*size\)"),
     "no array": ([("image",)], "str is not an array of images"),
@@ -331,33 +338,183 @@ def test_the_digest_of_images_and_labels_is_that_of_every_earlier_version():
         assert found.facts["sha256"] == digest
 
 
-# --- columns -----------------------------------------------------------------------------------------------------
+# --- images that cannot be used --------------------------------------------------------------------------------
 
 
-def patients(**changes):
-    """The arrays of Patients, which are 10 patients."""
+def holed(*broken, value=float("nan")):
+    """Some of the images have one value that is no number."""
     images, labels = images_and_labels()
-    held = {
-        "images": images,
-        "labels": labels,
-        "source": [f"patient {patient(i)}" for i in range(COUNT)],
-        "scanner": [SCANNERS[i % 3] for i in range(COUNT)],
-        "age": 30 + torch.arange(COUNT) % 4,
-    }
-    return held | changes
+    images[list(broken), 1, 0, 1] = value
+    return images, labels
+
+
+def in_batches_of(images, labels, size=10):
+    return [(images[i : i + size], labels[i : i + size]) for i in range(0, len(images), size)]
+
+
+HOLED = {
+    "arrays": holed,
+    "numpy": lambda *broken: tuple(x.numpy() for x in holed(*broken)),
+    "dataset": lambda *broken: TensorDataset(*holed(*broken)),
+    "batches": lambda *broken: in_batches_of(*holed(*broken)),
+    "half precision": lambda *broken: [(x.half(), y) for x, y in in_batches_of(*holed(*broken))],
+}
+
+
+@pytest.mark.parametrize("kind", HOLED)
+def test_an_image_that_holds_nan_is_named_and_left_out(kind):
+    found = opened(HOLED[kind](5, 11), reading=Reading(max_corrupt=2 / COUNT))
+    images, labels, ids = everything(found)
+    assert sorted(ids.tolist()) == [i for i in range(COUNT) if i not in (5, 11)]
+    assert torch.isfinite(images).all()
+    assert torch.equal(labels, images_and_labels()[1][ids])
+    assert found.facts["n_images"] == COUNT - 2
+    assert found.facts["corrupt"]["count"] == 2
+    assert sorted(found.facts["corrupt"]["told"]) == ["image 11 holds NaN or Inf", "image 5 holds NaN or Inf"]
+
+
+@pytest.mark.parametrize("kind", HOLED)
+def test_too_many_of_them_are_an_error(kind):
+    with pytest.raises(LoadError, match=r"2 of 37 images cannot be used, and max_corrupt allows 0.05 of them: image "):
+        everything(opened(HOLED[kind](5, 11), reading=Reading(max_corrupt=0.05)))  # 1.85 images
+
+
+def test_by_default_one_of_a_hundred_may_be_unusable():
+    images = torch.zeros(200, 1, 2, 2)
+    images[3] = float("inf")
+    assert len(everything(opened((images, None)))[0]) == 199
+    images[[7, 9], 0, 1, 1] = float("-inf")
+    with pytest.raises(LoadError, match=r"3 of 200 images cannot be used, and max_corrupt allows 0.01 of them"):
+        everything(opened((images, None)))
+
+
+def test_the_error_comes_as_soon_as_there_are_too_many_where_their_number_is_known():
+    class Counted(TensorDataset):
+        asked = 0
+
+        def __getitem__(self, i):
+            self.asked += 1
+            return super().__getitem__(i)
+
+    dataset = Counted(torch.full((1000, 1, 2, 2), float("nan")))
+    with pytest.raises(LoadError, match=r"11 of 1000 images .*: image \d+ holds NaN or Inf; .*; \.\.\."):
+        next(iter(opened(dataset).blocks(8, 0, None)))
+    assert dataset.asked < 100
+
+
+def test_images_that_are_all_unusable_are_not_an_empty_data_set():
+    images, labels = holed(*range(COUNT))
+    for data in ((images, labels), in_batches_of(images, labels)):
+        with pytest.raises(LoadError, match=r"of 37 images cannot be used"):
+            next(iter(opened(data).blocks(8, 0, None)))
+
+
+def test_of_a_stream_shorter_than_the_limit_the_share_is_of_what_is_there():
+    data = in_batches_of(*holed(5))
+    with pytest.raises(LoadError, match=r"1 of 37 images cannot be used"):
+        everything(opened(data), limit=1000)
+    assert len(everything(opened(data, reading=Reading(max_corrupt=0.03)), limit=1000)[0]) == 36
+
+
+def test_what_the_network_takes_besides_must_be_finite_too():
+    images, _ = images_and_labels()
+    ages = torch.arange(COUNT, dtype=torch.float32)
+    ages[4] = float("nan")
+    data = {"images": images, "age": ages}
+    found = opened(data, inputs=["images", "age"], reading=Reading(max_corrupt=0.1))
+    read = list(found.blocks(8, 0, None))
+    assert sorted(torch.cat([block.others[0] for block in read]).tolist()) == [i for i in range(COUNT) if i != 4]
+    assert found.corrupt == ["image 4 holds NaN or Inf"]
+
+
+def test_unusable_images_are_no_part_of_the_digest():
+    def digest(data):
+        found = opened(data, reading=Reading(max_corrupt=0.5))
+        list(found.blocks(8, 0, None))
+        return found.facts["sha256"]
+
+    kept = [i for i in range(COUNT) if i not in (5, 11)]
+    whole = tuple(x[kept] for x in images_and_labels())
+    assert digest(in_batches_of(*holed(5, 11))) == digest(in_batches_of(*whole))
+    assert digest(in_batches_of(*holed(5, 11, value=float("inf")))) == digest(in_batches_of(*whole))
+
+
+# --- arrays that torch does not take over as they are ------------------------------------------------------------
+
+
+def test_arrays_that_may_not_be_written_to_are_read(tmp_path):
+    images, labels = (x.numpy() for x in images_and_labels())
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    labels.flags.writeable = False
+    masks = dense_labels().numpy()
+    masks.flags.writeable = False
+    found = opened({"images": mapped, "labels": labels, "masks": masks}, masks=True)
+    read, classes, ids = everything(found)
+    assert torch.equal(read, torch.from_numpy(images)[ids])
+    assert torch.equal(classes, images_and_labels()[1][ids])
+    assert torch.equal(masks_and_ids(opened({"images": mapped, "masks": masks}, masks=True))[0], dense_labels()[ids])
+    assert torch.equal(everything(opened([(mapped, labels)]))[0], images_and_labels()[0])
+
+
+@pytest.mark.parametrize("change", [lambda x: x.astype(x.dtype.newbyteorder(">")), lambda x: x[::-1].copy()[::-1]])
+def test_byte_order_and_strides_are_no_matter(change):
+    images, labels = images_and_labels()
+    for data in ((change(images.numpy()), change(labels.numpy())), [(change(images.numpy()), change(labels.numpy()))]):
+        read, classes, ids = everything(opened(data))
+        assert torch.equal(read, images[ids])
+        assert torch.equal(classes, labels[ids])
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.bool_, np.int8])
+def test_labels_of_any_whole_numbers(dtype):
+    labels = np.array([0, 1, 1], dtype)
+    _, read, ids = everything(opened((np.zeros((3, 1, 2, 2)), labels)))
+    assert read.tolist() == labels.astype(int)[ids.numpy()].tolist()
+
+
+def test_large_images_are_read_a_few_at_a_time():
+    class Huge:
+        """A thousand images of 2^20 values."""
+
+        shape, dtype, most = (1000, 1, 2**10, 2**10), torch.float32, 0
+
+        def __len__(self):
+            return 1000
+
+        def __getitem__(self, rows):
+            Huge.most = max(Huge.most, len(rows))
+            return torch.zeros(len(rows), *self.shape[1:])
+
+    assert len(next(iter(opened({"images": Huge()}).blocks(2, 0, 2))).images) == 2
+    list(opened({"images": Huge()}).blocks(2, 0, 5))
+    assert Huge.most == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((4, 32, 40, 3), r"(32, 40, 3), as if their channels came last; torch expects (3, 32, 40): "),
+        ((4, 8, 9, 10, 1), "torch expects (1, 8, 9, 10): give np.transpose(images, (0, 4, 1, 2, 3))"),
+        ((4, 3, 32, 32), ""),
+        ((4, 3, 32, 3), ""),
+        ((4, 64, 3), ""),
+        ((4, 1, 28, 28), ""),
+    ],
+)
+def test_a_hint_says_that_channels_seem_to_come_last(shape, hint):
+    found = opened(torch.zeros(shape))
+    list(found.blocks(2, 0, None))
+    assert hint in found.hint
+    assert bool(hint) == bool(found.hint)
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
 
 
 def in_batches(size=10, **changes):
     held = patients(**changes)
     return [{name: values[i : i + size] for name, values in held.items()} for i in range(0, COUNT, size)]
-
-
-def sources_and_columns(images, size=8, seed=0, limit=None):
-    """Ids, ranks of sources and names of values in the order of the audit."""
-    found = list(images.blocks(size, seed, limit))
-    values = images.values
-    names = {name: [values[name][code] for block in found for code in block.columns[name].tolist()] for name in values}
-    return (*(torch.cat([getattr(block, of) for block in found]).tolist() for of in ("ids", "sources")), names)
 
 
 COLUMNED = {
@@ -566,18 +723,8 @@ class Scenes(Samples):
         return self.form(*super().__getitem__(i), self.masks[i])
 
 
-def with_masks(masks=None, name="masks"):
-    images, labels = images_and_labels()
-    return {"images": images, "labels": labels, name: dense_labels() if masks is None else masks}
-
-
 def masks_in_batches(size=10):
     return [{name: x[i : i + size] for name, x in with_masks().items()} for i in range(0, COUNT, size)]
-
-
-def masks_and_ids(images, size=8, seed=0, limit=None):
-    found = list(images.blocks(size, seed, limit))
-    return torch.cat([block.masks for block in found]), torch.cat([block.ids for block in found])
 
 
 MASKED = {
@@ -663,9 +810,16 @@ def test_labels_of_fractions_are_never_masks(labels):
         everything(opened([(X, labels)], masks=True))
 
 
-def test_a_label_of_one_number_in_an_array_is_no_mask():
-    with pytest.raises(LoadError, match=r"labels must be one integer an image, not torch.int64 of shape \(4, 1\)"):
-        everything(opened([(torch.zeros(4, 1, 9), torch.zeros(4, 1, dtype=torch.int64))], masks=True))
+def test_a_label_of_one_number_in_an_array_is_a_label_and_no_mask():
+    labels = torch.tensor([[2], [0], [1], [2]])
+    for data in ((torch.zeros(4, 1, 9), labels), [(torch.zeros(4, 1, 9), labels)]):
+        found = opened(data, "labels", masks=True)
+        _, read, ids = everything(found)
+        assert torch.equal(read, labels[ids, 0])
+        assert found.values == {"labels": ["0", "1", "2"] if isinstance(data, tuple) else ["2", "0", "1"]}
+    dataset = TensorDataset(torch.zeros(4, 1, 9), labels)  # each label is of shape (1,)
+    _, read, ids = everything(opened(dataset))
+    assert torch.equal(read, labels[ids, 0])
 
 
 ONE = torch.zeros(4, 2, 2, dtype=torch.int64)
@@ -748,146 +902,6 @@ def test_masks_are_not_a_column():
         opened(with_masks(), "masks", masks=True)
 
 
-def test_an_npz_holds_masks(here):
-    save(masks=dense_labels().numpy())
-    found = opened(source(), masks=True)
-    masks, ids = masks_and_ids(found)
-    assert torch.equal(masks, dense_labels()[ids])
-    assert not opened(source()).masked
-    save(truth=dense_labels().numpy())
-    assert opened(source(masks="truth"), masks=True).masked
-    assert not opened(source(masks="truth")).masked  # none of the rules that need them runs this time
-    with pytest.raises(LoadError, match="no array 'other'"):
-        opened(source(masks="other"))
-    assert not opened(source(), masks=True).masked
-
-
-def test_an_npz_may_hold_dense_labels_as_labels(here):
-    save(labels=dense_labels().numpy())
-    found = opened(source(), masks=True)
-    assert (found.labelled, found.masked, found.concepts) == (False, True, 4)
-
-
-# --- npz -----------------------------------------------------------------------------------------------------
-
-
-def save(path="data.npz", **arrays):
-    images, labels = images_and_labels()
-    np.savez(path, **({"images": images.numpy(), "labels": labels.numpy()} | arrays))
-
-
-def test_an_npz_holds_images_and_labels(here):
-    save()
-    found = opened(source())
-    assert (found.source, found.count, found.classes) == ("data.npz", COUNT, 5)
-    images, labels, ids = everything(found)
-    assert torch.equal(images, images_and_labels()[0][ids])
-    assert torch.equal(labels, images_and_labels()[1][ids])
-
-
-def test_an_npz_may_call_them_otherwise(here):
-    np.savez("data.npz", x=np.zeros((3, 1, 2, 2), np.float32), y=np.array([0, 1, 1], np.uint8))
-    found = opened(source(images="x", labels="y"))
-    assert sorted(everything(found)[1].tolist()) == [0, 1, 1]
-
-
-def test_an_npz_may_have_no_labels(here):
-    np.savez("data.npz", images=np.zeros((3, 1, 2, 2)))
-    assert not opened(source()).labelled
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"labels": np.arange(3)}, "37 images but 3 labels"),
-        ({"labels": np.zeros(COUNT)}, "labels must be one integer an image"),
-        ({"labels": np.arange(COUNT) - 1}, "label -1 is negative"),
-        ({"images": np.zeros((0, 1, 2, 2)), "labels": np.zeros(0, int)}, "there are no images"),
-        ({"images": np.array([{"a": 1}] * COUNT, dtype=object)}, "not a readable npz of plain arrays"),
-        ({"labels": np.array([{"a": 1}] * COUNT, dtype=object)}, "not a readable npz of plain arrays"),
-        ({"images": np.zeros((COUNT, 8))}, "images have shape"),
-        ({"images": np.array(["a"] * COUNT)}, "not an array of images"),
-    ],
-)
-def test_an_npz_of_something_else_is_refused(here, arrays, message):
-    save(**arrays)
-    with pytest.raises(LoadError, match=f"data.npz.*{message}"):
-        everything(opened(source()))
-
-
-def test_a_missing_array_is_told_with_what_there_is(here):
-    np.savez("data.npz", x=np.zeros(3), y=np.zeros(3))
-    with pytest.raises(LoadError, match=r"data data.npz: no array 'images'; it has x, y"):
-        opened(source())
-
-
-def test_labels_that_were_asked_for_by_name_must_be_there(here):
-    save()
-    with pytest.raises(LoadError, match="no array 'classes'"):
-        opened(source(labels="classes"))
-
-
-def test_an_option_that_npz_does_not_have_is_told(here):
-    save()
-    words = "no option 'imagse'; did you mean 'images'[?] the options are images, labels, source, masks and columns"
-    with pytest.raises(LoadError, match=words):
-        opened(source(imagse="x"))
-    with pytest.raises(LoadError, match="no array 'device'; it has images, labels"):
-        opened(source(scanner="device"), "scanner")
-
-
-def save_columns():
-    held = {name: np.asarray(values) for name, values in patients().items()}
-    save(patient=held["source"], device=held["scanner"], age=held["age"])
-
-
-def test_an_npz_holds_columns(here):
-    save_columns()
-    found = opened(source(source="patient", scanner="device"), "scanner", "age")
-    ids, sources, names = sources_and_columns(found)
-    assert names == {"scanner": [SCANNERS[i % 3] for i in ids], "age": [str(30 + i % 4) for i in ids]}
-    assert (found.clustered, len(set(sources))) == (True, 10)
-    same = opened(patients(), "age", "scanner")
-    everything(same)
-    assert found.facts["sha256"] == same.facts["sha256"]
-
-
-def test_an_npz_may_name_columns_that_no_rule_slices_by(here):
-    """Of the rules that name them none may run: pytest audits with those that it selects."""
-    save_columns()
-    found = opened(source(scanner="device"))
-    assert (found.columns, found.clustered) == ((), False)
-
-
-def test_a_column_that_an_npz_does_not_have_is_told(here):
-    save_columns()
-    words = "data data.npz: no column 'scaner', which a rule slices by; did you mean 'scanner'[?] "
-    with pytest.raises(LoadError, match=words + "the columns are labels, scanner, patient, age$"):
-        opened(source(scanner="device"), "scaner")
-    with pytest.raises(LoadError, match="no column 'source', which a rule slices by; the columns are labels, patient"):
-        opened(source(), "source")
-
-
-def test_a_missing_file_is_told(here):
-    with pytest.raises(LoadError, match=f"data: there is no file {here / 'data.npz'}"):
-        opened(source())
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut"])
-def test_a_file_that_is_no_npz_is_told(here, content):
-    (here / "data.npz").write_bytes(content)
-    with pytest.raises(LoadError, match=r"data data.npz: not a readable npz"):
-        opened(source())
-
-
-def test_a_truncated_npz_is_told(here):
-    save()
-    whole = (here / "data.npz").read_bytes()
-    (here / "data.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LoadError, match=r"data data.npz: not a readable npz"):
-        opened(source())
-
-
 # --- factories -------------------------------------------------------------------------------------------------
 
 
@@ -921,9 +935,3 @@ def test_a_factory_that_raises_is_told(here):
     (here / "data.py").write_text(FACTORY)
     with pytest.raises(LoadError, match=r"data.py:build_badly.*OSError: the disk is gone"):
         opened(source("data.py:build_badly"))
-
-
-@pytest.mark.parametrize("text", ["images.npy", "folder/", "synthetic"])
-def test_kinds_that_are_not_read_yet_are_told(here, text):
-    with pytest.raises(LoadError, match=r"data is not read yet; use an .npz file or a Python factory"):
-        opened(source(text))

@@ -1,6 +1,8 @@
-"""Which code may be imported, and by whose leave."""
+"""Which code may be imported and which files opened, and by whose leave."""
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ def here(tmp_path, monkeypatch):
     """The working directory is a fresh project without permissions."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CNNAUDIT_ALLOW_IMPORT", raising=False)
+    monkeypatch.delenv("CNNAUDIT_ALLOW_PATH", raising=False)
     return tmp_path
 
 
@@ -217,9 +220,85 @@ def test_an_attribute_of_an_import_is_refused(package):
     with pytest.raises(LoadError, match="leads to an object of the module 'posix'"):
         factory("made_up_pkg.models.deep:run", ["made_up_pkg.*"])
     write(Path("model.py"), "import os\nclass Kit:\n    @staticmethod\n    def build(): return 'kit'\n")
-    with pytest.raises(LoadError, match="leads to an object of the module 'posix'"):
+    with pytest.raises(LoadError, match="leads to an object of the module 'os'"):
         factory("model.py:os.system", ["model.py"])
     assert factory("model.py:Kit.build", ["model.py"])() == "kit"
+
+
+@pytest.mark.parametrize(
+    ("code", "home"),
+    [
+        ("import functools, subprocess\nbuild = functools.cache(subprocess.call)", "subprocess"),
+        ("import shutil\nclass Kit:\n    build = staticmethod(shutil.rmtree)\nbuild = Kit().build", "shutil"),
+        ("import argparse\nbuild = argparse.ArgumentParser().parse_args", "argparse"),
+        ("import string\nbuild = string.Template('$x').substitute", "string"),
+        ("import operator\nbuild = operator.methodcaller('clear')", "operator"),
+        ("build = {}.update", "builtins"),
+        ("build = (lambda: 0).__call__", "builtins"),
+    ],
+)
+def test_a_function_from_elsewhere_is_refused_in_whatever_it_is_dressed(here, code, home):
+    write(here / "model.py", code)
+    with pytest.raises(LoadError, match=f"leads to an object of the module '{home}', which is not allowed"):
+        factory("model.py:build", ["model.py"])
+
+
+def test_a_function_that_claims_to_be_at_home_is_known_by_its_globals(package):
+    write(Path("model.py"), "from made_up_pkg.models import build\nbuild.__module__ = __name__\n")
+    with pytest.raises(LoadError, match=r"leads to an object of the module 'made_up_pkg.models'"):
+        factory("model.py:build", ["model.py"])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import functools\ndef make(n): return n\nbuild = functools.partial(make, 3)",
+        "import functools\n@functools.cache\ndef build(): return 3",
+        "import torch\n@torch.no_grad()\ndef build(): return 3",
+        "class Kit:\n    def build(self): return 3\nbuild = Kit().build",
+        "class Kit:\n    @classmethod\n    def build(cls): return 3\nbuild = Kit.build",
+        "class Kit:\n    def __call__(self): return 3\nbuild = Kit()",
+        "build = lambda: 3",
+        "def __getattr__(name): return lambda: 3",
+    ],
+)
+def test_ways_to_write_a_function_of_ones_own(here, code):
+    write(here / "model.py", code)
+    assert factory("model.py:build", ["model.py"])() == 3
+
+
+def test_a_module_that_another_imported_is_not_reached_into(here):
+    """``os`` is there, and a lazy module would import what its attribute names."""
+    write(here / "made_up_lazy.py", "def __getattr__(name): raise SystemExit(name)\n")
+    write(here / "model.py", "import made_up_lazy\n")
+    try:
+        with pytest.raises(LoadError, match="leads to an object of the module 'made_up_lazy', which is not allowed"):
+            factory("model.py:made_up_lazy.build", ["model.py"])
+    finally:
+        sys.modules.pop("made_up_lazy", None)
+
+
+def test_an_attribute_that_cannot_be_read_is_told(here):
+    write(here / "model.py", "class Kit:\n    @property\n    def build(self): return 1 / 0\nkit = Kit()\n")
+    with pytest.raises(LoadError, match=r"model.py:kit.build: reading it raised ZeroDivisionError: division by zero"):
+        factory("model.py:kit.build", ["model.py"])
+
+
+@pytest.mark.parametrize("written", ["script.py:build", "made_up_script:build"])
+def test_a_script_that_ends_the_program_does_not_end_the_audit(here, monkeypatch, written):
+    """Exit code 0 would be a pass."""
+    monkeypatch.syspath_prepend(str(here))
+    write(here / written.replace("made_up_script:build", "made_up_script.py").partition(":")[0], "raise SystemExit(0)")
+    with pytest.raises(LoadError, match="importing it raised SystemExit: 0"):
+        factory(written, ["*.py"])
+
+
+def test_a_link_to_code_outside_what_is_allowed_is_refused(here):
+    write(here / "elsewhere" / "model.py", "raise SystemExit('this code ran')")
+    (here / "models").mkdir()
+    (here / "models" / "model.py").symlink_to(here / "elsewhere" / "model.py")
+    with pytest.raises(LoadError, match=r"--allow-import 'elsewhere/model\.py'"):
+        factory("models/model.py:build", ["models/**.py"])
 
 
 def test_a_re_export_is_taken_where_its_home_is_allowed_too(package):
@@ -304,3 +383,109 @@ def test_what_is_installed_below_the_root_is_covered_only_by_its_name(here):
     with pytest.raises(LoadError, match="is code, and importing it is not allowed"):
         factory("venv/site-packages/evil.py:build", ["**"])
     assert factory("venv/site-packages/evil.py:build", ["venv/site-packages/*.py"])() == ("built", 3)
+
+
+# --- files that are read ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(here, monkeypatch):
+    """A rule file's folder, beside the one where the command is started and another one."""
+    for name in ("started", "bundle", "other/deep"):
+        (here / name).mkdir(parents=True)
+    for name in ("started/w.pt", "bundle/w.pt", "other/w.pt", "other/deep/w.pt"):
+        (here / name).write_bytes(b"weights")
+    monkeypatch.chdir(here / "started")
+    return here
+
+
+def reading(bundle, path, paths=(), **fields):
+    trust = replace(Trust.here((), paths), bundle=bundle / "bundle", **fields)
+    return trust.opened(bundle / path, "weights w.pt")
+
+
+@pytest.mark.parametrize("path", ["bundle/w.pt", "started/w.pt", "bundle/../started/w.pt", "bundle", "started"])
+def test_a_rule_file_opens_what_lies_beside_it_and_where_the_command_was_started(bundle, path):
+    assert reading(bundle, path) == (bundle / path).resolve()
+
+
+@pytest.mark.parametrize("path", ["other/w.pt", "bundle/../other/w.pt", "bundle-2", ".", "/etc/hostname"])
+def test_a_rule_file_opens_nothing_else(bundle, path):
+    with pytest.raises(LoadError, match=r"weights w.pt lies outside the rule file's folder and the one where"):
+        reading(bundle, path)
+
+
+def test_paths_that_no_rule_file_named_are_trusted(bundle):
+    assert Trust.here().opened(bundle / "other" / "w.pt", "w") == bundle / "other" / "w.pt"
+
+
+def test_the_flag_that_a_refusal_names_allows_the_file(bundle):
+    with pytest.raises(LoadError) as refused:
+        reading(bundle, "other/w.pt")
+    assert str(refused.value) == (
+        "weights w.pt lies outside the rule file's folder and the one where the command was started, in "
+        f"{bundle}/other/w.pt. If it may be read, add --allow-path '{bundle}/other/w.pt', set CNNAUDIT_ALLOW_PATH, or "
+        "list it in pyproject.toml under [tool.cnnaudit] allow-path"
+    )
+    assert reading(bundle, "other/w.pt", [f"{bundle}/other/w.pt"]) == bundle / "other" / "w.pt"
+
+
+@pytest.mark.parametrize(
+    ("glob", "allowed"),
+    [
+        ("{here}/other/*.pt", False),
+        ("{here}/other/**.pt", True),
+        ("{here}/other", True),  # a folder covers what lies below it
+        ("{here}/other/", True),
+        ("{here}/*/deep", True),
+        ("{here}/oth", False),
+        ("{here}/**", True),
+        ("deep/w.pt", False),
+    ],
+)
+def test_path_globs(bundle, glob, allowed):
+    if allowed:
+        assert reading(bundle, "other/deep/w.pt", [glob.format(here=bundle)])
+    else:
+        with pytest.raises(LoadError, match="lies outside"):
+            reading(bundle, "other/deep/w.pt", [glob.format(here=bundle)])
+
+
+def test_a_link_out_of_the_bundle_is_refused_and_one_into_it_is_not(bundle):
+    (bundle / "bundle" / "link.pt").symlink_to(bundle / "other" / "w.pt")
+    (bundle / "bundle" / "folder").symlink_to(bundle / "other")
+    (bundle / "other" / "back.pt").symlink_to(bundle / "bundle" / "w.pt")
+    for path in ("bundle/link.pt", "bundle/folder", "bundle/folder/deep/w.pt"):
+        with pytest.raises(LoadError, match=r"lies outside .* in .*/other"):
+            reading(bundle, path)
+    assert reading(bundle, "other/back.pt") == bundle / "bundle" / "w.pt"
+
+
+def test_leave_to_read_comes_from_the_caller_the_environment_and_pyproject(bundle, monkeypatch):
+    monkeypatch.setenv("CNNAUDIT_ALLOW_PATH", "two/, three/*")
+    write(Path("pyproject.toml"), '[tool.cnnaudit]\nallow-path = ["four/**"]\nallow-import = ["a.*"]\n')
+    trust = Trust.here(["b"], ["one/"], trust_model=True)
+    assert trust == Trust(("b", "a.*"), Path.cwd(), ("one/", "two/", "three/*", "four/**"), None, exported=True)
+    assert Trust.here().exported is False
+
+
+def test_a_pyproject_whose_paths_cannot_be_read_is_an_error(bundle):
+    write(Path("pyproject.toml"), "[tool.cnnaudit]\nallow-path = 'x'\n")
+    with pytest.raises(LoadError, match="allow-path must be a list of text"):
+        Trust.here()
+
+
+def test_what_is_no_file_is_refused(bundle):
+    os.mkfifo(bundle / "bundle" / "pipe.pt")
+    (bundle / "bundle" / "circle.pt").symlink_to("circle.pt")
+    for path, message in [
+        ("bundle/pipe.pt", "is neither a file nor a folder but a device, pipe or socket"),
+        ("bundle/circle.pt", r"circle.pt cannot be opened|there is no file"),
+        ("bundle/nothing.pt", "weights w.pt: there is no file .*nothing.pt"),
+        ("bundle/w.pt/w.pt", "cannot be opened"),
+        ("bundle/nul\0.pt", "cannot be opened"),
+    ]:
+        with pytest.raises(LoadError, match=message):
+            reading(bundle, path)
+    with pytest.raises(LoadError, match="is neither a file nor a folder"):
+        Trust.here().opened(Path("/dev/zero"), "w")

@@ -14,6 +14,7 @@ from cnnaudit.load import make_twin
 
 IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BLOCKS = list(IMAGES.split(16))
+CALLS = [((block,), {}) for block in BLOCKS]
 
 
 class Net(nn.Module):
@@ -44,7 +45,7 @@ def test_every_weight_is_another_one_and_the_model_is_left_alone(kind):
     net = Net().train()
     before = copy.deepcopy(net.state_dict())
     state = torch.get_rng_state()
-    twin = make_twin(net, kind, BLOCKS, 3)
+    twin = make_twin(net, kind, CALLS, 3)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
     assert net.norm.training
@@ -52,13 +53,13 @@ def test_every_weight_is_another_one_and_the_model_is_left_alone(kind):
     for name, value in parameters(twin).items():
         assert value.shape == parameters(net)[name].shape
         assert not torch.equal(value, parameters(net)[name]), name
-    again, other = make_twin(net, kind, BLOCKS, 3), make_twin(net, kind, BLOCKS, 4)
+    again, other = make_twin(net, kind, CALLS, 3), make_twin(net, kind, CALLS, 4)
     assert all(torch.equal(x, parameters(again)[name]) for name, x in parameters(twin).items())
     assert not torch.equal(other.conv.weight, twin.conv.weight)
 
 
 def test_fresh_weights_are_those_of_the_layers_own_initialisation():
-    twin = make_twin(Net(), "twin", BLOCKS, 0)
+    twin = make_twin(Net(), "twin", CALLS, 0)
     assert twin.norm.weight.tolist() == [1.0] * 5
     assert float(twin.conv.weight.detach().abs().max()) <= 1 / 27**0.5
     assert sorted(twin.scale.tolist()) == sorted(Net().scale.tolist())  # nobody knows how to start it: permuted
@@ -66,14 +67,14 @@ def test_fresh_weights_are_those_of_the_layers_own_initialisation():
 
 def test_permuted_weights_are_the_trained_ones_in_another_order():
     net = Net()
-    twin = make_twin(net, "permuted", BLOCKS, 0)
+    twin = make_twin(net, "permuted", CALLS, 0)
     for name, value in parameters(twin).items():
         assert value.flatten().sort().values.equal(parameters(net)[name].flatten().sort().values)
 
 
 def test_batch_norms_know_the_maps_of_the_twin():
     net = Net()
-    twin = make_twin(net, "twin", BLOCKS, 0)
+    twin = make_twin(net, "twin", CALLS, 0)
     maps = [F.conv2d(block, twin.conv.weight, twin.conv.bias, padding=1) for block in BLOCKS]
     assert torch.allclose(twin.norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in maps]).mean(0), atol=1e-6)
     assert torch.allclose(twin.norm.running_var, torch.stack([x.var((0, 2, 3)) for x in maps]).mean(0), rtol=1e-5)
@@ -84,7 +85,7 @@ def test_a_model_that_cannot_be_copied_is_told():
     net = Net()
     net.more = (x for x in ())
     with pytest.raises(LoadError, match="a Net cannot be copied for its null twin"):
-        make_twin(net, "twin", BLOCKS, 0)
+        make_twin(net, "twin", CALLS, 0)
 
 
 @pytest.mark.parametrize("kind", ["twin", "permuted"])
@@ -94,7 +95,7 @@ def test_a_twin_is_measured_as_if_it_were_audited(kind):
     rules = {"cnnaudit": 1, "sampling": {"seed": 2}, "rules": [{**rule, "null": null}]}
     (verdict,) = cnnaudit.audit(rules, model=Net(), data=IMAGES).verdicts
     shuffled = torch.randperm(48, generator=torch.Generator().manual_seed(2))
-    twin = make_twin(Net(), kind, IMAGES[shuffled].split(16), 2)
+    twin = make_twin(Net(), kind, [((x,), {}) for x in IMAGES[shuffled].split(16)], 2)
     plain = {**rules, "rules": [rule]}
     (alone,) = cnnaudit.audit(plain, model=twin, data=IMAGES).verdicts
     (model,) = cnnaudit.audit(plain, model=Net(), data=IMAGES).verdicts
@@ -130,4 +131,4 @@ def test_a_layer_that_nobody_can_start_anew_is_permuted():
 )
 def test_statistics_of_the_trained_weights_that_do_not_learn_are_refused(layer):
     with pytest.raises(LoadError, match=r"no null twin: 0.*buffers are of the trained weights"):
-        make_twin(nn.Sequential(layer()), "twin", BLOCKS, 0)
+        make_twin(nn.Sequential(layer()), "twin", CALLS, 0)

@@ -190,7 +190,7 @@ def test_every_forward_pass_is_of_the_same_number_of_images(graph, monkeypatch):
     run_block = Runner.run_block
 
     def watched(self, x, *rest):
-        seen.append(tuple(x.shape))
+        seen.append(tuple(x[0].shape))
         return run_block(self, x, *rest)
 
     monkeypatch.setattr(Runner, "run_block", watched)
@@ -533,7 +533,7 @@ def held_by(model, probes_of):
     fold = SimpleNamespace(start=lambda *given: None, take=lambda *given: None)
     (block,) = on_canvas(canvases(4), 4)
     with torch.no_grad():
-        runner.run_block(block.images, block, 0, fold)
+        runner.run_block([block.images], block, 0, fold)
     assert runner.env == {}
     return max(Watched.held)
 

@@ -113,7 +113,7 @@ def run(model, x, probes_of=lambda graph: ()):
     ids = torch.arange(len(x))
     block = Block(images=x, labels=None, ids=ids, number=0, sources=ids)
     folding.start(block)
-    (output,) = ModelGraph.output_tensors(runner.run_block(x, block, 0, folding))
+    (output,) = ModelGraph.output_tensors(runner.run_block([x], block, 0, folding))
     folding.settle()
     return runner, output
 
@@ -170,7 +170,7 @@ def test_a_run_that_forks_off_reckons_as_the_network_does(kind, images):
     runner = Runner(graph, [Probe(ActivityTally, site, ("output", "without"))])
     ids = torch.arange(3)
     runner.run_block(
-        images.to(kind), Block(images=images.to(kind), labels=None, ids=ids, number=0, sources=ids), 0, folding
+        [images.to(kind)], Block(images=images.to(kind), labels=None, ids=ids, number=0, sources=ids), 0, folding
     )
     assert torch.equal(kept["output"], kept["without"])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnnaudit.cli._options import running
 from cnnaudit.errors import LoadError
 from cnnaudit.report import formats, render
 
@@ -40,14 +41,7 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     callback=_parsed,
     help=f"Report format, repeatable: {', '.join(formats())}. Without a path it goes to stdout. Default: text.",
 )
-@click.option("--device", help="Where to run, such as cpu or cuda:0. Default: where the model is.")
-@click.option(
-    "--allow-import",
-    "allow_imports",
-    multiple=True,
-    metavar="GLOB",
-    help="Code that the spec may import: a module (pkg.models.*) or a file (examples/**.py). Repeatable.",
-)
+@running
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -55,19 +49,21 @@ def command(
     *,
     dry_run: bool,
     targets: list[tuple[str, str]],
-    device: str | None,
-    allow_imports: tuple[str, ...],
+    **options: Any,
 ) -> None:
-    """Judge the network that SPEC names by SPEC's rules."""
+    """Judge the network that SPEC names by SPEC's rules.
+
+    `cnnaudit profile` measures a network without any.
+    """
     from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when it is needed, not for --help
 
     if dry_run:
-        prepared = pipeline.prepare(spec, allow_imports=allow_imports, device=device)
+        prepared = pipeline.prepare(spec, **options)
         from cnnaudit.cli._dry_run import describe  # noqa: PLC0415
 
         click.echo(describe(prepared))
         ctx.exit(2 if prepared.plan.absent_errors else 0)
-    report = pipeline.audit(spec, allow_imports=allow_imports, device=device, progress=sys.stderr.isatty())
+    report = pipeline.audit(spec, progress=sys.stderr.isatty(), **options)
     _write(report, targets or [("text", "")])
     ctx.exit(report.exit_code)
 

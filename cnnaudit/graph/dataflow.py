@@ -11,15 +11,19 @@ from cnnaudit.graph.values import Values, values_of
 from cnnaudit.site import Tap
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.fx import Graph, Node
 
 __all__ = ["Dataflow"]
 
 
 class Dataflow:
-    """The values of a graph that depend on the network's input, in execution order.
+    """The values of a graph that depend on the network's inputs, in execution order.
 
     Attributes:
+        entrances: The placeholders of what the data gives with the paths of their sites; the images come first, and
+            positions are theirs.
         nodes: Those values; parameters, buffers and what is computed from them alone are constants.
         macs: Multiplications of each convolution and linear layer for one image.
         depth: Convolutions and linear layers on the longest path up to and with each value.
@@ -28,18 +32,21 @@ class Dataflow:
         input_size: Spatial extent of the network's input.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self._input = next(n for n in graph.nodes if n.op == "placeholder")
-        self._batch = str(ops.shape(self._input)[0])  # a symbol; comparing symbols as such would add guards
-        self.input_size = ops.static_shape(self._input)[1:]
+    def __init__(self, graph: Graph, entrances: Mapping[Node, str] | None = None) -> None:
+        self.entrances = entrances or _usual(graph)
+        images, *others = self.entrances
+        # Symbols as text; comparing symbols as such would add guards.
+        self._batches = {str(size) for node in self.entrances for size in ops.shape(node)[:1]}
+        self.input_size = ops.static_shape(images)[1:]
         self._whole = Field.whole(self.input_size)
-        self._ancestors: dict[Node, int] = {self._input: 1}  # a set of positions in `nodes`, as bits
-        self.nodes: list[Node] = [self._input]
+        self.nodes: list[Node] = [images, *others]
+        self._ancestors = {node: 1 << i for i, node in enumerate(self.nodes)}  # sets of positions in `nodes`, as bits
         self.macs: dict[Node, int] = {}
-        self.depth: dict[Node, int] = {self._input: 0}
-        self.axes: dict[Node, int | None] = {self._input: 1}
-        self.values: dict[Node, Values] = {self._input: Values()}
-        self._fields: dict[Node, Field] = {self._input: Field.pixel(self.input_size)}
+        self.depth: dict[Node, int] = dict.fromkeys(self.nodes, 0)
+        self.axes: dict[Node, int | None] = {node: 1 if len(ops.shape(node)) > 1 else None for node in self.nodes}
+        self.values: dict[Node, Values] = dict.fromkeys(self.nodes, Values())
+        alike = {node: ops.static_shape(node)[1:] == self.input_size for node in self.nodes}
+        self._fields = {node: Field.pixel(self.input_size) if alike[node] else self._whole for node in self.nodes}
         self._tapped: dict[str, int] = {}
         for node in graph.nodes:
             if node.op == "call_function" and ops.holds_tensors(node) and self.inputs(node):
@@ -71,15 +78,17 @@ class Dataflow:
         name = ops.operator_name(node)
         return name in ops.CONVOLUTIONS or (name in ops.LINEARS and len(self.inputs(node)) == 1)
 
-    def latest_common_ancestor(self, *nodes: Node) -> Node:
-        """The last value from which all of ``nodes`` are computed; every value comes from the input."""
+    def latest_common_ancestor(self, *nodes: Node) -> Node | None:
+        """The last value from which all of ``nodes`` are computed; None where they come from several inputs."""
         common = self._ancestors[nodes[0]]
         for node in nodes[1:]:
             common &= self._ancestors[node]
-        return self.nodes[common.bit_length() - 1]
+        return self.nodes[common.bit_length() - 1] if common else None
 
-    def weights_between(self, start: Node, end: Node) -> int:
-        """Convolutions and linear layers on the longest path from ``start`` to ``end``."""
+    def weights_between(self, start: Node | None, end: Node) -> int:
+        """Convolutions and linear layers on the longest path from ``start``, or from any input, to ``end``."""
+        if start is None:
+            return self.depth[end]
         reached = {start: 0}
         first, last = self._ancestors[start].bit_length(), self._ancestors[end].bit_length()
         for node in self.nodes[first:last]:
@@ -133,7 +142,7 @@ class Dataflow:
             axis: Dimension that holds the channels according to the operator at hand.
         """
         sizes = ops.shape(node) if ops.is_tensor(node) else ()
-        batch_first = len(sizes) >= 2 and str(sizes[0]) == self._batch
+        batch_first = len(sizes) >= 2 and str(sizes[0]) in self._batches
         if node not in self or not batch_first or not all(isinstance(s, int) for s in sizes[1:]):
             return None
         axis = axis or self.axes[node] or 1
@@ -146,3 +155,9 @@ class Dataflow:
     def channel_axes(self) -> dict[str, int]:
         """Names of the tapped nodes whose channels are not dimension 1, with that dimension."""
         return {name: axis for name, axis in self._tapped.items() if axis != 1}
+
+
+def _usual(graph: Graph) -> dict[Node, str]:
+    """All placeholders, of which the first holds the images."""
+    images, *others = (node for node in graph.nodes if node.op == "placeholder")
+    return {images: "input"} | {node: f"input.{node.name}" for node in others}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
     from cnnaudit.site import Site
 
@@ -27,11 +27,12 @@ class ModelGraph:
     """A model in evaluation mode as a graph of functional operators.
 
     Attributes:
-        module: The graph to interpret. It shares the model's parameters, takes one batch and returns
+        module: The graph to interpret. It shares the model's parameters, takes what the model takes and returns
             what the model returns, structure included.
         sites: Where information can be measured, in execution order.
         batch: The only batch size the graph can run, None for any.
-        input_shape: Shape of one input image.
+        input_shape: Shape of one image.
+        order: For each value that the graph takes, which of the network's inputs it is.
         channel_axes: Dimension that holds the channels of a tapped value, for those where it is not 1.
     """
 
@@ -40,6 +41,13 @@ class ModelGraph:
     batch: int | None
     input_shape: tuple[int, ...]
     channel_axes: Mapping[str, int]
+    order: tuple[int, ...] = (0,)
+
+    @property
+    def images(self) -> Node:
+        """The value that holds the images."""
+        taken = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        return taken[self.order.index(0)]
 
     def site(self, path: str) -> Site:
         """The site of a path."""

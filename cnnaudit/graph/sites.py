@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from cnnaudit.graph import ops
 from cnnaudit.graph.dataflow import Dataflow
+from cnnaudit.graph.outputs import logits_of
 from cnnaudit.graph.paths import name_sites
 from cnnaudit.graph.receptive import window_of
 from cnnaudit.graph.walks import (
@@ -20,6 +21,7 @@ from cnnaudit.graph.walks import (
     gate_of,
     is_chained,
     is_part,
+    is_projection,
     reader_of,
     response_of,
     terms,
@@ -27,7 +29,7 @@ from cnnaudit.graph.walks import (
 from cnnaudit.site import Op, Site, Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch.fx import GraphModule
 
@@ -36,11 +38,11 @@ __all__ = ["find_sites", "sites_of"]
 
 def find_sites(module: GraphModule) -> tuple[Site, ...]:
     """The sites of a captured graph in execution order."""
-    return sites_of(module, Dataflow(module.graph))
+    return sites_of(Dataflow(module.graph), logits_of(module))
 
 
-def sites_of(module: GraphModule, flow: Dataflow) -> tuple[Site, ...]:
-    """The sites of a graph whose dataflow is known."""
+def sites_of(flow: Dataflow, logits: Node | None) -> tuple[Site, ...]:
+    """The sites of a graph whose dataflow is known, and which of its results the logits are."""
     found = []
     for node in flow.nodes:
         label, handler = HANDLERS.get(ops.operator_name(node), ("", None))
@@ -51,16 +53,16 @@ def sites_of(module: GraphModule, flow: Dataflow) -> tuple[Site, ...]:
     found = [(node, label, replace(site, steers=_steers(node, gates))) for node, label, site in found]
     paths = name_sites(flow.nodes, [(node, label) for node, label, _ in found])
     named = {node: replace(site, path=path) for (node, _, site), path in zip(found, paths, strict=True)}
-    return (*_input(flow, named.values()), *_with_head(module, flow, named))
+    return (*_inputs(flow, named.values()), *_with_head(logits, flow, named))
 
 
-def _input(flow: Dataflow, others: Iterable[Site]) -> tuple[Site, ...]:
-    """The network's input as a site, to compare what comes after with."""
-    image = _site(flow, flow.nodes[0], Op.INPUT, {"output": flow.nodes[0]})
-    if image is None:
-        return ()
+def _inputs(flow: Dataflow, others: Iterable[Site]) -> Iterator[Site]:
+    """What goes into the network as sites, to compare what comes after with."""
     taken = {site.path for site in others}
-    return (replace(image, path="input#input.0" if "input" in taken else "input"),)
+    for node, path in flow.entrances.items():
+        site = _site(flow, node, Op.INPUT, {"output": node})
+        if site is not None:
+            yield replace(site, path=f"{path}#input.0" if path in taken else path)
 
 
 def _steers(node: Node, gates: Mapping[Node, str]) -> bool:
@@ -252,7 +254,8 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
     In a chain of additions the one that adds a branch to the skip is a residual addition, and so is each
     that adds a further branch to that sum; sums of branches alone are left to the end of the chain.
     Parts of one value that was split (res2net) are no skips of each other; a part is one of a branch that
-    is computed from the whole value (dual path networks).
+    is computed from the whole value (dual path networks). A projected skip is one layer, or several without an
+    activation.
     """
     parts = addends(flow, node)
     if parts is None:
@@ -268,11 +271,16 @@ def _addition(flow: Dataflow, node: Node) -> Site | None:
         return None
     skip, branch = sorted(parts, key=lambda part: flow.weights_between(ancestor, part))
     short, long = (flow.weights_between(ancestor, part) for part in (skip, branch))
-    apart = is_part(flow, ancestor, skip) and is_part(flow, ancestor, branch)
-    if short <= 1 and short < long and not apart:
+    apart = ancestor is None or (is_part(flow, ancestor, skip) and is_part(flow, ancestor, branch))
+    if short < long and not apart and (short <= 1 or _is_projected(flow, ancestor, skip, branch)):
         return _residual(flow, node, skip, branch)
     taps = {"left": left, "right": right, **_sum(flow, node)}
     return _site(flow, node, Op.MERGE, taps, axis=_shared_axis(flow, parts))
+
+
+def _is_projected(flow: Dataflow, ancestor: Node | None, skip: Node, branch: Node) -> bool:
+    """Whether a skip of several layers (depthwise and pointwise) is a projection all the same, beside a true branch."""
+    return is_projection(flow, ancestor, skip) and not is_projection(flow, ancestor, branch)
 
 
 def _residual(flow: Dataflow, node: Node, skip: Node, branch: Node) -> Site | None:
@@ -330,9 +338,8 @@ def _gate(flow: Dataflow, node: Node) -> Site | None:
     return _site(flow, node, Op.GATE, {"input": gated, "gate": gate, "output": node}, axis=flow.axes[node])
 
 
-def _with_head(module: GraphModule, flow: Dataflow, sites: dict[Node, Site]) -> tuple[Site, ...]:
-    """The sites with the one that makes the returned value: that layer itself, or one called ``output``."""
-    value = _returned(module)
+def _with_head(value: Node | None, flow: Dataflow, sites: dict[Node, Site]) -> tuple[Site, ...]:
+    """The sites with the one that makes the logits: that layer itself, or one called ``output``."""
     if value is None or value not in flow:
         return tuple(sites.values())
     layer = value
@@ -349,13 +356,6 @@ def _with_head(module: GraphModule, flow: Dataflow, sites: dict[Node, Site]) -> 
         return tuple(sites.values())
     taken = {site.path for site in sites.values()}
     return (*sites.values(), replace(head, path="output#head.0" if "output" in taken else "output"))
-
-
-def _returned(module: GraphModule) -> Node | None:
-    """The value that is judged: the only one returned, else the first matrix of scores among them."""
-    returned = next(n for n in module.graph.nodes if n.op == "output").all_input_nodes
-    scores = returned if len(returned) == 1 else [n for n in returned if len(ops.shape(n)) == 2]
-    return next((n for n in scores if ops.is_float(n)), None)
 
 
 def _without_ones(node: Node) -> list[int]:

@@ -18,6 +18,7 @@ __all__ = [
     "gate_of",
     "is_chained",
     "is_part",
+    "is_projection",
     "reader_of",
     "response_of",
     "terms",
@@ -150,6 +151,23 @@ def is_part(flow: Dataflow, ancestor: Node, node: Node) -> bool:
             return flow.weights_between(ancestor, source) == 0
         node = source
     return False
+
+
+def is_projection(flow: Dataflow, ancestor: Node | None, node: Node) -> bool:
+    """Whether no activation lies between a value and an ancestor: all the layers there are one linear map."""
+    if ancestor is None:
+        return False
+    after = flow.nodes[flow.nodes.index(ancestor) + 1 : flow.nodes.index(node) + 1]
+    reached = {ancestor}
+    for value in after:
+        if not reached.isdisjoint(flow.inputs(value)):
+            reached.add(value)
+    on_the_way = {node}
+    for value in reversed(after):
+        if value in on_the_way:
+            on_the_way.update(reached.intersection(flow.inputs(value)))
+    between = on_the_way - {ancestor}
+    return not any(ops.operator_name(value) in ops.ACTIVATIONS | ops.BOUNDED for value in between)
 
 
 def gate_of(flow: Dataflow, product: Node) -> tuple[Node, Node] | None:

@@ -22,27 +22,33 @@ class Batch:
     """Some images as the data gives them.
 
     Attributes:
+        ids: Index of each image in the data, int64 of shape (n,).
         images: Network input, shape (n, *image).
         labels: int64 of shape (n,), or None.
         sources: Number that stands for each image's source, int64 of shape (n,); None where every image is its own.
         columns: Codes of each column's values, int64 of shape (n,).
         masks: Concepts at each position, int16 of shape (n, *size) or bool of shape (n, concepts, *size), or None; see
             :func:`cnnaudit.load.masks.as_masks`.
+        others: What the network takes besides the images, each of shape (n, ...).
     """
 
+    ids: Tensor
     images: Tensor
     labels: Tensor | None = None
     sources: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, part: slice) -> Batch:
+    def __getitem__(self, part: slice | Tensor) -> Batch:
+        """Return those images that a slice or a mask of shape (n,) names."""
         labels, sources, masks = (None if x is None else x[part] for x in (self.labels, self.sources, self.masks))
         columns = {name: codes[part] for name, codes in self.columns.items()}
-        return Batch(self.images[part], labels, sources, columns, masks)
+        others = tuple(x[part] for x in self.others)
+        return Batch(self.ids[part], self.images[part], labels, sources, columns, masks, others)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Block:
         masks: Concepts at each position, int16 of shape (n, *size), the class or -1 where nothing is known; or bool of
             shape (n, concepts, *size); None where there are none or no rule needs them.
         canvas: The larger images that ``images`` are the middle of, shape (n, channels, *size), or None.
+        others: What the network takes besides the images, each of shape (n, ...).
     """
 
     number: int
@@ -70,6 +77,12 @@ class Block:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
     canvas: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All that the network takes, the images first."""
+        return (self.images, *self.others)
 
     def cropped(self, size: tuple[int, ...]) -> Block:
         """Return the block with the middle of each image as the image, and the whole of it as its canvas.
@@ -97,40 +110,47 @@ class Block:
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
         """Return the block on a device, its images as numbers of this type.
 
-        Sources and columns stay on the CPU: they say where a reading goes, and are never reckoned with.
+        Of what the network takes besides, bytes and fractions become such numbers too; indices stay whole. Sources and
+        columns stay on the CPU: they say where a reading goes, and are never reckoned with.
         """
         labels, masks = (None if x is None else x.to(device) for x in (self.labels, self.masks))
         images, ids = self.images.to(device, dtype), self.ids.to(device)
         canvas = None if self.canvas is None else self.canvas.to(device, dtype)
-        return replace(self, images=images, labels=labels, ids=ids, masks=masks, canvas=canvas)
+        others = tuple(x.to(device, dtype if _measured(x) else x.dtype) for x in self.others)
+        return replace(self, images=images, labels=labels, ids=ids, masks=masks, canvas=canvas, others=others)
 
 
-def blocks(batches: Iterable[Batch], ids: Iterable[int], size: int) -> Iterator[Block]:
+def _measured(values: Tensor) -> bool:
+    return values.is_floating_point() or values.dtype is torch.uint8
+
+
+def blocks(batches: Iterable[Batch], size: int) -> Iterator[Block]:
     """Cut batches of any size into blocks of ``size`` images; the last may be shorter."""
     held: list[Batch] = []
     count, number = 0, 0
-    ids = iter(ids)
     for batch in batches:
         held.append(batch)
         count += len(batch)
         while count >= size:
             joined = _joined(held)
-            yield _block(number, joined[:size], ids, number * size)
+            yield _block(number, joined[:size], number * size)
             held = [joined[size:]]
             count, number = count - size, number + 1
     if count:
-        yield _block(number, _joined(held), ids, number * size)
+        yield _block(number, _joined(held), number * size)
 
 
 def _joined(held: Sequence[Batch]) -> Batch:
     if len(held) == 1:
         return held[0]
     return Batch(
+        torch.cat([batch.ids for batch in held]),
         torch.cat([batch.images for batch in held]),
         _cat([batch.labels for batch in held]),
         _cat([batch.sources for batch in held]),
         {name: torch.cat([batch.columns[name] for batch in held]) for name in held[0].columns},
         _cat([batch.masks for batch in held]),
+        tuple(torch.cat(several) for several in zip(*(batch.others for batch in held), strict=True)),
     )
 
 
@@ -139,9 +159,8 @@ def _cat(parts: Iterable[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-def _block(number: int, batch: Batch, ids: Iterator[int], first: int) -> Block:
-    chosen = torch.tensor([next(ids) for _ in range(len(batch))], dtype=torch.int64)
+def _block(number: int, batch: Batch, first: int) -> Block:
     # Labels wait for the grids of the first images; the loader may use its buffer again.
     labels = None if batch.labels is None else batch.labels.clone()
     sources = torch.arange(first, first + len(batch)) if batch.sources is None else batch.sources
-    return Block(number, batch.images, labels, chosen, sources, batch.columns, batch.masks)
+    return Block(number, batch.images, labels, batch.ids, sources, batch.columns, batch.masks, others=batch.others)

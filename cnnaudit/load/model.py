@@ -1,141 +1,133 @@
-"""Models and their weights."""
+"""Models with their weights."""
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
+from torch.export import ExportedProgram
 
 from cnnaudit.errors import LoadError
+from cnnaudit.load.exported import check_evaluates, load_exported
+from cnnaudit.load.fitting import Filled, fill, floating_types
+from cnnaudit.load.weights import read_weights
+from cnnaudit.load.zoo import from_timm, from_torchvision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from cnnaudit.load.trust import Trust
     from cnnaudit.spec.source import Source
 
-__all__ = ["load_model"]
+__all__ = ["Loaded", "load_model", "unwrapped"]
 
 
-def load_model(source: Source, weights: Source | None, trust: Trust) -> nn.Module:
+@dataclass(frozen=True)
+class Loaded:
+    """A model and how it came about.
+
+    Attributes:
+        model: The network; of an exported program its ``module()``.
+        program: The exported program, None where code built the model.
+        notes: Sentences that the report must tell, of weights that were left out or are run in another type.
+        weights_dtype: Floating types that the weights are stored in, such as ``float32``.
+    """
+
+    model: nn.Module
+    program: ExportedProgram | None = None
+    notes: tuple[str, ...] = ()
+    weights_dtype: str = ""
+
+
+def load_model(source: Source, weights: Source | None, trust: Trust) -> Loaded:
     """Build a model and fill in its weights.
 
     Args:
         source: Where the model comes from.
         weights: Where its weights come from, or None for those that it is built with.
-        trust: What may be imported.
+        trust: What may be imported and opened.
 
     Raises:
         LoadError: the model or the weights cannot be opened, may not be, or do not fit each other.
     """
-    model = _build(source, trust)
-    if weights is not None:
-        _fill(model, _state(weights), weights.written)
-    return model
-
-
-# Arguments of the zoos' factories that open files or addresses.
-_OPENING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
-
-
-def _build(source: Source, trust: Trust) -> nn.Module:
-    options = dict(source.options)
-    if source.kind in ("torchvision", "timm") and (opening := sorted(_OPENING & set(options))):
-        raise LoadError(f"{source.written}: {', '.join(opening)} would open files; name the weights under `weights:`")
-    if source.kind == "timm" and source.target.startswith("local-dir:"):
-        raise LoadError(f"{source.written}: folders of models are not read; name the architecture and `weights:`")
-    if source.kind in ("file_factory", "module_factory"):
-        model = _called(trust.factory(source), options, source.written)
-    elif source.kind == "torchvision":
-        models = _package("torchvision", "vision").models
-        if source.target not in models.list_models():
-            raise LoadError(f"{source.written}: torchvision has no model of this name")
-        model = _called(models.get_model, {"name": source.target, **options}, source.written)
-    elif source.kind == "timm":
-        model = _called(_package("timm", "timm").create_model, {"model_name": source.target, **options}, source.written)
-    else:
+    built = load_exported(source, trust) if source.kind == "exported" else _built(source, weights, trust)
+    if isinstance(built, ExportedProgram):
+        return _program(built, source, weights)
+    model = unwrapped(built)
+    if isinstance(model, torch.jit.ScriptModule):
         raise LoadError(
-            f"{source.written}: exported programs are not read yet; name the factory that builds the model instead"
+            f"{source.written}: TorchScript programs are not read; build the torch.nn.Module itself, or export that "
+            "with torch.export"
         )
     if not isinstance(model, nn.Module):
         raise LoadError(f"{source.written} returned a {type(model).__name__}, not a torch.nn.Module")
+    part = _part(model, source)
+    if weights is None:
+        return Loaded(part, weights_dtype=floating_types(_own(part)))
+    filled = _filled(model, part, read_weights(weights, trust), weights, source.part)
+    return Loaded(part, notes=filled.notes, weights_dtype=filled.dtype)
+
+
+def unwrapped(model: Any) -> Any:
+    """The network inside what compiles or spreads it: the same parameters, and names without a prefix."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod  # noqa: SLF001 - torch.compile's name
     return model
 
 
-def _called(factory: Any, options: Mapping[str, Any], written: str) -> Any:
-    if isinstance(factory, nn.Module):
+def _built(source: Source, weights: Source | None, trust: Trust) -> Any:
+    if source.kind == "torchvision":
+        return from_torchvision(source)
+    if source.kind == "timm":
+        return from_timm(source, filled=weights is not None)
+    factory = trust.factory(source)
+    if isinstance(factory, (nn.Module, ExportedProgram)):
         return factory
     if not callable(factory):
-        raise LoadError(f"{written} is a {type(factory).__name__}, not a function that builds a model")
+        raise LoadError(f"{source.written} is a {type(factory).__name__}, not a function that builds a model")
     try:
-        return factory(**options)
-    except Exception as error:
-        raise LoadError(f"{written}: building it raised {type(error).__name__}: {error}") from error
+        return factory(**source.options)
+    except (Exception, SystemExit) as error:
+        raise LoadError(f"{source.written}: building it raised {type(error).__name__}: {error}") from error
 
 
-def _package(name: str, extra: str) -> Any:
-    import importlib  # noqa: PLC0415 - these packages take seconds to import and most audits need neither
+def _program(program: ExportedProgram, source: Source, weights: Source | None) -> Loaded:
+    if weights is not None:
+        raise LoadError(f"{source.written} is an exported program, which holds its own weights: leave out `weights:`")
+    if source.part:
+        raise LoadError(f"{source.written} is an exported program, whose parts cannot be called: leave out `part:`")
+    check_evaluates(program, source.written)
+    module = program.module()
+    return Loaded(module, program, weights_dtype=floating_types(_own(module)))
 
+
+def _part(model: nn.Module, source: Source) -> nn.Module:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise LoadError(f"{name} is not installed: pip install 'cnnaudit[{extra}]'") from error
+        return model.get_submodule(source.part)
+    except AttributeError:
+        names = [name for name, _ in model.named_modules() if name]
+        near = get_close_matches(source.part, names, n=3) or [name for name, _ in model.named_children()][:6]
+        hint = f"; there are {', '.join(near)}" if near else "; it has no parts"
+        raise LoadError(f"{source.written} has no part {source.part!r}{hint}") from None
 
 
-def _state(source: Source) -> dict[str, Tensor]:
-    path = Path(source.target)
-    if not path.is_file():
-        raise LoadError(f"weights: there is no file {path}")
-    if source.kind == "safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError) as error:
-            raise LoadError(f"weights {source.written}: not a readable safetensors file ({error})") from error
+def _filled(model: nn.Module, part: nn.Module, tensors: dict[str, Tensor], source: Source, place: str) -> Filled:
+    """Fill the whole model or, where only the part that is audited fits, that."""
+    prefix = source.options.get("prefix")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: the file loads or it does not
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise LoadError(
-            f"weights {source.written}: not a state dict that loads without running code "
-            f"({reason}); save it with torch.save(model.state_dict(), ...) or as safetensors"
-        ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        held = f" with the keys {', '.join(map(str, loaded))[:200]}" if isinstance(loaded, dict) else ""
-        raise LoadError(
-            f"weights {source.written}: a {type(loaded).__name__}{held}, not a state dict of tensors; save the part "
-            "that is one with torch.save(model.state_dict(), ...)"
-        )
-    return loaded
+        return fill(model, tensors, prefix, source.written)
+    except LoadError:
+        if part is model:
+            raise
+        for guess in (place, "") if prefix is None else (f"{prefix}.{place}", prefix):
+            with suppress(LoadError):
+                return fill(part, tensors, guess, source.written)
+        raise
 
 
-def _fill(model: nn.Module, state: dict[str, Tensor], written: str) -> None:
-    wanted = model.state_dict()
-    # Wrappers such as DataParallel and Lightning modules put their attribute's name before every key.
-    inner = {key.partition(".")[2]: tensor for key, tensor in state.items()}
-    if len({key.partition(".")[0] for key in state}) == 1 and set(inner) & set(wanted) and not set(state) & set(wanted):
-        state = inner
-    missing = [k for k in wanted if k not in state]
-    unexpected = [k for k in state if k not in wanted]
-    shapes = [
-        f"{k}: {tuple(state[k].shape)} in the file, {tuple(wanted[k].shape)} in the model"
-        for k in wanted
-        if k in state and state[k].shape != wanted[k].shape
-    ]
-    found = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    told = [
-        f"{len(keys)} {what} ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''})" for what, keys in found if keys
-    ]
-    if told:
-        raise LoadError(f"weights {written} do not fit the model: {', '.join(told)}")
-    model.load_state_dict(state)
+def _own(model: nn.Module) -> list[Tensor]:
+    return [value for value in model.state_dict().values() if isinstance(value, torch.Tensor)]

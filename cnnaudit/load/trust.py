@@ -1,17 +1,20 @@
-"""Which code an audit may import: nothing that was not allowed by somebody other than the audited file."""
+"""What an audit may import and open: nothing that was not allowed by somebody other than the audited file."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import re
+import stat
 import sys
 import sysconfig
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -20,41 +23,91 @@ from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import ModuleType
 
     from cnnaudit.spec.source import Source
 
 __all__ = ["Trust"]
 
-_ENVIRONMENT = "CNNAUDIT_ALLOW_IMPORT"
+# Where leave is given beside the command line: environment variable and entry of pyproject.toml.
+_IMPORT = ("CNNAUDIT_ALLOW_IMPORT", "allow-import")
+_PATH = ("CNNAUDIT_ALLOW_PATH", "allow-path")
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Globs of what may be imported.
+    """Globs of what may be imported and opened.
 
     A glob with a slash or ending in ``.py`` is a path, absolute or below ``root`` (``examples/**.py``); it covers the
     files that it matches, by path or as modules. Any other is a module (``pkg.models``, ``pkg.*``). In both, ``*``
     stays within a component and ``**`` does not; a module glob ending in ``.*`` covers everything below.
 
     Attributes:
-        globs: What is allowed.
-        root: Directory that path globs are relative to.
+        globs: What may be imported.
+        root: Directory where the command was started: path globs are relative to it, and what lies below it may be
+            opened.
+        paths: Path globs of what may be opened elsewhere; a folder's glob covers everything below it.
+        bundle: Directory of the audited rule file, whose files it may open; None where the paths do not come from a
+            rule file but from the command line or from Python, which are trusted.
+        exported: Whether exported programs may be loaded: torch unpickles them, which can run code.
     """
 
     globs: tuple[str, ...] = ()
     root: Path = Path()
+    paths: tuple[str, ...] = ()
+    bundle: Path | None = None
+    exported: bool = False
 
     @classmethod
-    def here(cls, extra: Iterable[str] = ()) -> Trust:
+    def here(
+        cls, allow_imports: Iterable[str] = (), allow_paths: Iterable[str] = (), *, trust_model: bool = False
+    ) -> Trust:
         """Return what the caller, the environment and the working directory's pyproject.toml allow.
 
         Raises:
-            LoadError: pyproject.toml cannot be read, or its entry is no list of text.
+            LoadError: pyproject.toml cannot be read, or an entry is no list of text.
         """
-        environment = re.split(r"[,\s]+", os.environ.get(_ENVIRONMENT, ""))
-        return cls((*extra, *(g for g in environment if g), *_from_pyproject(Path("pyproject.toml"))), Path.cwd())
+        granted = _from_pyproject(Path("pyproject.toml"))
+        globs, paths = (
+            (*asked, *_from_environment(variable), *granted[entry])
+            for asked, (variable, entry) in ((allow_imports, _IMPORT), (allow_paths, _PATH))
+        )
+        return cls(globs, Path.cwd(), paths, exported=trust_model)
+
+    def opened(self, path: Path, written: str) -> Path:
+        """Return where a file or folder that is going to be read really lies.
+
+        Links are followed before anything is decided: one inside the bundle must not lead out of it.
+
+        Args:
+            path: What is going to be read.
+            written: How the user knows it, for messages.
+
+        Raises:
+            LoadError: it lies where the rule file may not reach, is not there, or is neither a file nor a folder.
+        """
+        try:
+            real = path.resolve()
+            if not self._may_read(real):
+                raise LoadError(
+                    f"{written} lies outside the rule file's folder and the one where the command was started, in "
+                    f"{real}. If it may be read, add --allow-path '{self._relative(real)}', set {_PATH[0]}, or list it "
+                    f"in pyproject.toml under [tool.cnnaudit] {_PATH[1]}"
+                )
+            mode = real.stat().st_mode
+        except FileNotFoundError:
+            raise LoadError(f"{written}: there is no file {path}") from None
+        except (OSError, RuntimeError, ValueError) as error:  # no rights, a circle of links, a NUL in the name
+            raise LoadError(f"{written}: {path} cannot be opened ({_why(error)})") from error
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise LoadError(f"{written}: {path} is neither a file nor a folder but a device, pipe or socket")
+        return real
+
+    def _may_read(self, real: Path) -> bool:
+        if self.bundle is None or any(real.is_relative_to(f.resolve()) for f in (self.bundle, self.root)):
+            return True
+        named = {name for path in (real, *real.parents) for name in (self._relative(path), path.as_posix())}
+        return any(re.fullmatch(_regex(g.rstrip("/"), "/"), name) for g in self.paths for name in named)
 
     def factory(self, source: Source) -> Any:
         """Import what a factory source names.
@@ -62,32 +115,36 @@ class Trust:
         Raises:
             LoadError: it is not allowed, does not exist, or leads to an object that is defined elsewhere.
         """
-        attribute = source.attribute or ""
         module = self._file(source) if source.kind == "file_factory" else self._module(source)
         found: Any = module
-        for name in attribute.split("."):
-            if not hasattr(found, name):
-                near = ", ".join(
-                    sorted(n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_"))[:6]
-                )
-                raise LoadError(
-                    f"{source.written}: {source.target} has no {attribute!r}; it has {near or 'no functions'}"
-                )
-            found = getattr(found, name)
-        home = _home(found)
-        # Only what is going to be called can do harm: a name must not lead to a function from elsewhere.
-        called = callable(found) and not isinstance(found, nn.Module)
-        if called and home != module.__name__ and not self._allows_module(home):
+        for name in (source.attribute or "").split("."):
+            try:
+                found = getattr(found, name)
+            except AttributeError:
+                raise LoadError(_no_attribute(source, module)) from None
+            except Exception as error:
+                raise LoadError(f"{source.written}: reading it raised {_why(error)}") from error
+            # A module that was imported for its own use must not be reached into, nor its lazy imports be set off.
+            if isinstance(found, ModuleType):
+                self._check_home(source, module, found.__name__)
+        # Of the rest, only what is going to be called can do harm: a name must not lead to a function from elsewhere.
+        if callable(found) and not isinstance(found, nn.Module):
+            for home in _homes(found):
+                self._check_home(source, module, home)
+        return found
+
+    def _check_home(self, source: Source, module: ModuleType, home: str) -> None:
+        if home != module.__name__ and not self._allows_module(home):
             raise LoadError(
                 f"{source.written} leads to an object of the module {home!r}, which is not allowed: "
                 f"allow it with --allow-import {home!r}, or define a function of your own"
             )
-        return found
 
     def _file(self, source: Source) -> ModuleType:
-        path = Path(source.target).resolve()
+        # Leave to import a file is leave to read it, wherever it lies.
+        path = replace(self, bundle=None).opened(Path(source.target), source.written)
         if not path.is_file():
-            raise LoadError(f"{source.written}: there is no file {source.target}")
+            raise LoadError(f"{source.written}: {source.target} is a folder")
         if not self._allows_file(path):
             raise LoadError(_refusal(source.written, self._relative(path)))
         name = f"cnnaudit_factory_{path.stem}_{abs(hash(str(path))):x}"
@@ -99,9 +156,9 @@ class Trust:
         sys.path.insert(0, str(path.parent))
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise LoadError(f"{source.written}: importing it raised {type(error).__name__}: {error}") from error
+            raise LoadError(f"{source.written}: importing it raised {_why(error)}") from error
         finally:
             sys.path.remove(str(path.parent))
         return module
@@ -111,8 +168,8 @@ class Trust:
             raise LoadError(_refusal(source.written, source.target))
         try:
             return importlib.import_module(source.target)
-        except Exception as error:
-            raise LoadError(f"{source.written}: importing it raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise LoadError(f"{source.written}: importing it raised {_why(error)}") from error
 
     def _allows_module(self, name: str) -> bool:
         if any(re.fullmatch(_module_regex(g), name) for g in self.globs if not _path_glob(g)):
@@ -159,31 +216,55 @@ def _module_file(name: str) -> Path | None:
 def _refusal(written: str, wanted: str) -> str:
     return (
         f"{written} is code, and importing it is not allowed. If you trust it, add --allow-import '{wanted}', set "
-        f"{_ENVIRONMENT}, or list it in pyproject.toml under [tool.cnnaudit] allow-import"
+        f"{_IMPORT[0]}, or list it in pyproject.toml under [tool.cnnaudit] {_IMPORT[1]}"
     )
 
 
-def _home(found: Any) -> str:
-    """Module in which an object is really defined, whatever name led to it."""
+def _no_attribute(source: Source, module: ModuleType) -> str:
+    near = sorted(n for n, it in vars(module).items() if callable(it) and not n.startswith("_"))[:6]
+    return f"{source.written}: {source.target} has no {source.attribute!r}; it has {', '.join(near) or 'no functions'}"
+
+
+def _homes(found: Any) -> set[str]:
+    """Modules in which an object that is going to be called is defined, whatever name led to it.
+
+    What it claims is not enough for a function: ``__module__`` is only an attribute, and libraries set it to the place
+    where they want to be imported from. A decorated function is at home where the one that it wraps is.
+    """
     while isinstance(found, functools.partial):
         found = found.func
-    return str(getattr(found, "__module__", None) or type(found).__module__)
+    homes = {str(getattr(found, "__module__", None) or type(found).__module__)}
+    if not isinstance(found, type):
+        inner = inspect.unwrap(getattr(found, "__func__", found))
+        homes |= {str(inner.__globals__.get("__name__"))} if isinstance(inner, FunctionType) else set()
+    return homes
 
 
-def _from_pyproject(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        return ()
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: {error}") from error
-    allowed: Any = table
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _from_environment(variable: str) -> tuple[str, ...]:
+    return tuple(glob for glob in re.split(r"[,\s]+", os.environ.get(variable, "")) if glob)
+
+
+def _from_pyproject(path: Path) -> dict[str, tuple[str, ...]]:
+    """The globs under each entry."""
+    table: Any = {}
+    if path.is_file():
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise LoadError(f"{path}: {error}") from error
     for key in ("tool", "cnnaudit"):
-        allowed = allowed.get(key, {}) if isinstance(allowed, dict) else {}
-    allowed = allowed.get("allow-import", []) if isinstance(allowed, dict) else None
-    if not isinstance(allowed, list) or not all(isinstance(g, str) for g in allowed):
-        raise LoadError(f"{path}: [tool.cnnaudit] allow-import must be a list of text")
-    return tuple(allowed)
+        table = table.get(key, {}) if isinstance(table, dict) else {}
+    granted = {}
+    for _, entry in (_IMPORT, _PATH):
+        globs = table.get(entry, []) if isinstance(table, dict) else None
+        if not isinstance(globs, list) or not all(isinstance(g, str) for g in globs):
+            raise LoadError(f"{path}: [tool.cnnaudit] {entry} must be a list of text")
+        granted[entry] = tuple(globs)
+    return granted
 
 
 def _path_glob(glob: str) -> bool:

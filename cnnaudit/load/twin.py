@@ -5,25 +5,26 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree
 
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from torch import Tensor
+    _Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 __all__ = ["make_twin"]
 
 _LOOSE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
-def make_twin(model: nn.Module, kind: str, images: Iterable[Tensor], seed: int) -> nn.Module:
+def make_twin(model: nn.Module, kind: str, calls: Iterable[_Arguments], seed: int) -> nn.Module:
     """Return a copy of a model with weights that know nothing of any data.
 
     Batch norms get the statistics of the images under the new weights, because with those of the old ones maps may be
@@ -33,7 +34,7 @@ def make_twin(model: nn.Module, kind: str, images: Iterable[Tensor], seed: int) 
         model: The trained model, which is left as it is.
         kind: ``twin`` for freshly initialised weights, by each layer's own ``reset_parameters``, or ``permuted`` for
             the trained weights, permuted within each tensor. What ``reset_parameters`` does not change is permuted too.
-        images: Blocks of images for the batch norms.
+        calls: Positional and keyword arguments of forward passes, for the batch norms.
         seed: Of the weights.
 
     Raises:
@@ -52,8 +53,9 @@ def make_twin(model: nn.Module, kind: str, images: Iterable[Tensor], seed: int) 
         for module in twin.modules():
             _forget(module, fresh=kind == "twin")
         with _recalibrating(twin) as norms:
-            for block in images if norms else ():
-                twin(block.clone())
+            for call in calls if norms else ():
+                args, kwargs = _pytree.tree_map(torch.clone, call)
+                twin(*args, **kwargs)
     return twin
 
 

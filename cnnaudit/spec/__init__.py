@@ -2,7 +2,20 @@
 
 from cnnaudit.spec import glob
 from cnnaudit.spec.extending import Base, packs
-from cnnaudit.spec.model import Estimand, IfAbsent, Reduce, Rule, Sampling, Severity, Slices, Spec, Undecided
+from cnnaudit.spec.model import (
+    Estimand,
+    IfAbsent,
+    Normalise,
+    Reading,
+    Reduce,
+    Rule,
+    Sampling,
+    Severity,
+    Slices,
+    Spec,
+    Step,
+    Undecided,
+)
 from cnnaudit.spec.reader import from_mapping, load, loads
 from cnnaudit.spec.schema import json_schema
 from cnnaudit.spec.source import Kind, Role, Source, resolve
@@ -14,6 +27,8 @@ __all__ = [
     "IfAbsent",
     "Kind",
     "MetricEntry",
+    "Normalise",
+    "Reading",
     "Reduce",
     "Role",
     "Rule",
@@ -22,6 +37,7 @@ __all__ = [
     "Slices",
     "Source",
     "Spec",
+    "Step",
     "Undecided",
     "Vocabulary",
     "from_mapping",

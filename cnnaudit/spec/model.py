@@ -1,8 +1,8 @@
 """What may be written in a rule file, and what it means.
 
-`File`, `RuleEntry`, `Between`, `Twin`, `Sampling`, `By` and `Load` are the file's shape: pydantic checks it against
-them, and editors show their descriptions as help. `Spec`, `Rule` and `Slices` are its meaning, with every default,
-name and path resolved.
+`File`, `RuleEntry`, `Between`, `Twin`, `Sampling`, `By`, `LoadModel`, `LoadWeights`, `LoadData` and the steps of a
+transform are the file's shape: pydantic checks it against them, and editors show their descriptions as help. `Spec`,
+`Rule`, `Reading` and `Slices` are its meaning, with every default, name and path resolved.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pydantic import (
     Tag,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
+    model_validator,
 )
 
 from cnnaudit.site import Op  # noqa: TC001 - pydantic reads the annotations of fields when the class is made
@@ -41,7 +43,11 @@ __all__ = [
     "Estimand",
     "File",
     "IfAbsent",
-    "Load",
+    "LoadData",
+    "LoadModel",
+    "LoadWeights",
+    "Normalise",
+    "Reading",
     "Reduce",
     "Rule",
     "RuleEntry",
@@ -49,6 +55,7 @@ __all__ = [
     "Severity",
     "Slices",
     "Spec",
+    "Step",
     "Twin",
     "Undecided",
 ]
@@ -93,6 +100,12 @@ def _several(value: Any) -> Any:
     if value == []:
         raise ValueError("at selects nothing: give at least one glob, or leave it out")
     return _listed(value)
+
+
+def _some(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, tuple | dict) and not value:
+        raise ValueError(f"{info.field_name} is empty: leave it out")
+    return value
 
 
 def _column(value: str) -> str:
@@ -156,15 +169,35 @@ class Twin(_Written):
     )
 
 
-class Load(_Written):
-    """A model or data that needs arguments."""
+_Kwargs: TypeAlias = Annotated[
+    dict[str, JsonValue], Field(description="Keyword arguments: plain values only.", examples=[{"channels": 16}])
+]
+
+
+class LoadModel(_Written):
+    """A model that needs arguments, or of which a part is audited."""
 
     load: str = Field(
-        description="What to load, in any of the forms that can be written alone.",
-        examples=["model.py:build"],
+        description="What to load, in any of the forms that can be written alone.", examples=["model.py:build"]
     )
-    kwargs: dict[str, JsonValue] = Field(
-        default={}, description="Keyword arguments: plain values only.", examples=[{"channels": 16}]
+    kwargs: _Kwargs = {}
+    part: str | None = Field(
+        default=None,
+        pattern=r"^\w+(\.\w+)*$",
+        description="The submodule that is audited instead of the whole.",
+        examples=["backbone"],
+    )
+
+
+class LoadWeights(_Written):
+    """A checkpoint that holds the weights of several networks."""
+
+    load: str = Field(description="The file.", examples=["last.ckpt"])
+    prefix: str | None = Field(
+        default=None,
+        pattern=r"^\w+(\.\w+)*$",
+        description="Which keys of the file are the model's: those that begin with this and a dot.",
+        examples=["ema_model"],
     )
 
 
@@ -180,7 +213,8 @@ class By(_Written):
 
 
 _Form = Discriminator(lambda value: "mapping" if isinstance(value, dict) else "text")
-_Source: TypeAlias = Annotated[Annotated[str, Tag("text")] | Annotated[Load, Tag("mapping")], _Form]
+_Model: TypeAlias = Annotated[Annotated[str, Tag("text")] | Annotated[LoadModel, Tag("mapping")], _Form]
+_Weights: TypeAlias = Annotated[Annotated[str, Tag("text")] | Annotated[LoadWeights, Tag("mapping")], _Form]
 _By: TypeAlias = Annotated[Annotated[_Column, Tag("text")] | Annotated[By, Tag("mapping")], _Form]
 _At: TypeAlias = Annotated[
     Annotated[_Globs, Tag("globs")] | Annotated[Between, Tag("between")],
@@ -213,6 +247,101 @@ _Pixels: TypeAlias = Annotated[
         }
     ),
 ]
+
+_Size: TypeAlias = Annotated[
+    Annotated[tuple[_Side, ...], Field(min_length=1, max_length=3)],
+    BeforeValidator(lambda value: (value,) if type(value) is int else tuple(value) if type(value) is list else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3},
+            ]
+        }
+    ),
+]
+_Numbers: TypeAlias = Annotated[
+    tuple[_Bound, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else _listed(value)),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 1}]}),
+]
+
+
+class Normalise(_Written):
+    """What is taken off each channel, and what it is divided by."""
+
+    mean: _Numbers = Field(description="Of each channel, or one number for all.", examples=[[0.485, 0.456, 0.406]])
+    std: _Numbers = Field(description="Of each channel, or one number for all.", examples=[[0.229, 0.224, 0.225]])
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) <= 0:
+            raise ValueError(f"std must be above 0, not {min(value):g}")
+        return value
+
+
+class Step(_Written):
+    """One step of what is done to an image before the network sees it."""
+
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1: the luminance alone; 3: a grey image three times.", examples=[1]
+    )
+    resize: _Size | None = Field(
+        default=None,
+        description="One number: pixels of the shorter side, and the longer one in proportion; two: height and width.",
+        examples=[256, [224, 224]],
+    )
+    crop: _Pixels | None = Field(default=None, description="Cut out the middle.", examples=[224, [192, 256]])
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Divide by this; 255 brings the values of files to 0 to 1.", examples=[255]
+    )
+    normalise: Normalise | None = Field(
+        default=None,
+        description="Take off each channel's mean and divide by its deviation.",
+        examples=[{"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}],
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Step:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a step does one thing: write each of several as an item of its own")
+        return self
+
+
+_Transform: TypeAlias = Annotated[
+    Annotated[Literal["auto"], Tag("text")] | Annotated[tuple[Step, ...], Tag("steps")],
+    Discriminator(lambda value: "steps" if isinstance(value, list | tuple) else "text"),
+    AfterValidator(_some),
+]
+
+
+class LoadData(_Written):
+    """Data that needs arguments, or preparation."""
+
+    load: str = Field(description="What to load, in any of the forms that can be written alone.", examples=["photos/"])
+    kwargs: _Kwargs = {}
+    transform: _Transform | None = Field(
+        default=None,
+        description="What is done to each image: auto, what belongs to the model's weights; or a list of steps. By "
+        "default arrays go in as they are, and images from files as auto where that is known, else scaled to 0 to 1.",
+        examples=["auto", [{"resize": 256}, {"crop": 224}, {"scale": 255}]],
+    )
+    exclude: str | None = Field(
+        default=None,
+        description="A CSV manifest of training images; the audit is refused where it meets one of them.",
+        examples=["train.csv"],
+    )
+    max_corrupt: Annotated[float, Field(ge=0, lt=1), _Fraction] = Field(
+        default=0.01, description="Fraction of images that may be unreadable; they are named and left out."
+    )
+    workers: int | None = Field(
+        default=None, ge=0, le=256, description="Processes that decode images; by default chosen.", examples=[4]
+    )
+
+
+_Data: TypeAlias = Annotated[Annotated[str, Tag("text")] | Annotated[LoadData, Tag("mapping")], _Form]
 
 
 class Sampling(_Written):
@@ -316,25 +445,53 @@ class RuleEntry(_Written):
     )
 
 
+_Head: TypeAlias = Annotated[
+    Annotated[str, Tag("key")] | Annotated[int, Field(ge=0), Tag("index")] | Annotated[Literal[False], Tag("none")],
+    Discriminator(
+        lambda value: "none" if isinstance(value, bool) else "index" if isinstance(value, int | float) else "key"
+    ),
+]
+_Inputs: TypeAlias = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[tuple[JsonValue, ...], Tag("list")]
+    | Annotated[dict[str, JsonValue], Tag("mapping")],
+    Discriminator(lambda value: {dict: "mapping", list: "list", tuple: "list"}.get(type(value), "text")),
+    AfterValidator(_some),
+]
+
+
 class File(_Written):
     """Rules for how information flows through a trained CNN."""
 
     cnnaudit: Literal[1] = Field(description="Version of this file's schema.", examples=[1])
-    model: _Source | None = Field(
+    model: _Model | None = Field(
         default=None,
-        description="The model: model.py:build, package.module:build, torchvision:NAME or timm:NAME. "
-        "Paths are relative to this file.",
+        description="The model: model.py:build, package.module:build, torchvision:NAME, timm:NAME or an exported "
+        "program in .pt2. Paths are relative to this file.",
         examples=["model.py:build", {"load": "model.py:build", "kwargs": {"channels": 16}}],
     )
-    weights: str | None = Field(
+    weights: _Weights | None = Field(
         default=None,
         description="The model's trained weights: .safetensors, or a state dict in .pt, .pth, .bin or .ckpt.",
-        examples=["weights.safetensors"],
+        examples=["weights.safetensors", {"load": "last.ckpt", "prefix": "ema_model"}],
     )
-    data: _Source | None = Field(
+    inputs: _Inputs | None = Field(
         default=None,
-        description="The images: an .npz with `images` and `labels`, data.py:build or package.module:build.",
-        examples=["digits.npz"],
+        description="How the model is called with what the data names: a list for positional arguments, a mapping for "
+        "keywords; in a list a mapping is one argument that is a dict. Default: images.",
+        examples=[["left", "right"], {"image": "images", "age": "age"}],
+    )
+    head: _Head | None = Field(
+        default=None,
+        description="Which of the model's outputs holds the logits: its key or index, joined by dots where outputs are "
+        "nested; false: none does. Default: the only one, else logits or out, else the first matrix.",
+        examples=["out", "1.logits", 0, False],
+    )
+    data: _Data | None = Field(
+        default=None,
+        description="The images: .npz, .npy, .safetensors, a folder, data.py:build, package.module:build, "
+        "torchvision:DATASET, or synthetic.",
+        examples=["digits.npz", {"load": "photos/", "transform": "auto"}],
     )
     extends: _Names = Field(
         default=(),
@@ -361,6 +518,23 @@ class File(_Written):
         description="What must hold; at least one rule, where none is taken over.",
         examples=[[{"metric": "activity.dead", "max": 0}]],
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Attributes:
+        transform: What is done to each image: ``auto``, steps, or None for what is usual with data of its kind.
+        exclude: Absolute path of a manifest of images that must not be among them, or None.
+        max_corrupt: Fraction of images that may be unreadable, in [0, 1).
+        workers: Processes that decode images, or None for a number that suits the data.
+    """
+
+    transform: Literal["auto"] | tuple[Step, ...] | None = None
+    exclude: Path | None = None
+    max_corrupt: float = 0.01
+    workers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -451,6 +625,10 @@ class Spec:
         model: Where the model comes from, or None where Python gives it.
         weights: Where the weights come from, or None.
         data: Where the images come from, or None where Python gives them.
+        reading: How they are read.
+        inputs: How the model is called: a name, or names in a list (positional) or a mapping (keywords); None for
+            what the data gives as images.
+        head: Which of the outputs holds the logits, by its keys; empty where none does, None for the usual one.
         undecided: Whether an undecided rule fails the audit.
         sampling: Which images are read, and how sure a verdict must be.
         rules: At least one, in the order of the file; those that are taken over come last.
@@ -469,6 +647,9 @@ class Spec:
     rules: tuple[Rule, ...]
     extends: tuple[Base, ...] = ()
     without: tuple[str, ...] = ()
+    reading: Reading = Reading()
+    inputs: str | tuple[JsonValue, ...] | Mapping[str, JsonValue] | None = None
+    head: str | None = None
 
     @property
     def facts(self) -> dict[str, Any]:

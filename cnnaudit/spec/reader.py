@@ -20,7 +20,23 @@ from cnnaudit.site import Op
 from cnnaudit.spec import source, yaml
 from cnnaudit.spec.extending import Extension, extend
 from cnnaudit.spec.messages import NO_RULES, describe, did_you_mean, quoted
-from cnnaudit.spec.model import Between, By, File, Load, Rule, RuleEntry, Sampling, Slices, Spec, Twin
+from cnnaudit.spec.model import (
+    Between,
+    By,
+    File,
+    LoadData,
+    LoadModel,
+    LoadWeights,
+    Normalise,
+    Reading,
+    Rule,
+    RuleEntry,
+    Sampling,
+    Slices,
+    Spec,
+    Step,
+    Twin,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -124,6 +140,7 @@ class _Reader:
         value = self._file()
         file = self._shaped(File, value, ())
         model, weights, data_source = (self._source(role, value) for role in ("model", "weights", "data"))
+        self._check_inputs(value.get("inputs"), ("inputs",))
         rules = value["rules"] if isinstance(value.get("rules"), list) else []
         meanings = [self._meaning(rule, ("rules", i)) for i, rule in enumerate(rules)]
         self._check_ids(rules)
@@ -146,6 +163,9 @@ class _Reader:
             ),
             extends=self.extension.bases,
             without=file.without,
+            reading=self._reading(file.data),
+            inputs=file.inputs,
+            head=_head(file.head),
         )
 
     def _origin(self, number: int) -> _Origin:
@@ -211,12 +231,34 @@ class _Reader:
             written = {"load": written}
         if not isinstance(written.get("load"), str):
             return None
-        options = _mapping(written.get("kwargs"))
+        prefix = {"prefix": written["prefix"]} if isinstance(written.get("prefix"), str) else {}
+        options = _mapping(written.get("kwargs")) | (prefix if role == "weights" else {})
+        part = written.get("part") if role == "model" else None
         try:
-            return source.resolve(written["load"], base=self.directory, role=role, options=options)
+            return source.resolve(
+                written["load"],
+                base=self.directory,
+                role=role,
+                options=options,
+                part=part if isinstance(part, str) else "",
+            )
         except LoadError as error:
             self._complain(path, str(error))
             return None
+
+    def _reading(self, data: str | LoadData | None) -> Reading:
+        if not isinstance(data, LoadData):
+            return Reading()
+        exclude = None if data.exclude is None else self.directory.absolute() / data.exclude
+        return Reading(data.transform, exclude, data.max_corrupt, data.workers)
+
+    def _check_inputs(self, value: Any, path: yaml.Path) -> None:
+        """The leaves of `inputs:` are names of what the data holds."""
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                self._check_inputs(item, (*path, key))
+        elif value is not None and not isinstance(value, str):
+            self._complain(path, f"inputs are named as the data names them, not {quoted(json.dumps(value))}")
 
     def _meaning(self, rule: Any, path: yaml.Path) -> _Meaning | None:
         """What the names in a rule mean, or None where its metric cannot be read."""
@@ -338,6 +380,13 @@ def _null(written: str | Twin | None) -> str:
     return written or ""
 
 
+def _head(written: str | int | None) -> str | None:
+    """The keys of the logits; nothing where no output holds them."""
+    if written is None:
+        return None
+    return "" if written is False else str(written)
+
+
 def _slices(written: str | By) -> Slices:
     by = By(column=written) if isinstance(written, str) else written
     return Slices(by.column, by.min_images)
@@ -368,8 +417,13 @@ def _keys_beside(path: yaml.Path) -> Iterable[str]:
         ("rules", "by"): By,
         ("rules", "at"): Between,
         ("rules", "null"): Twin,
+        ("model",): LoadModel,
+        ("weights",): LoadWeights,
+        ("data",): LoadData,
+        ("data", "transform"): Step,
+        ("data", "transform", "normalise"): Normalise,
     }
-    return [field.alias or name for name, field in models.get(above, Load).model_fields.items()]
+    return [field.alias or name for name, field in models.get(above, File).model_fields.items()]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from cnnaudit.spec.extending import packs
-from cnnaudit.spec.model import Between, By, File, Load, RuleEntry, Sampling, Twin
+from cnnaudit.spec.model import (
+    Between,
+    By,
+    File,
+    LoadData,
+    LoadModel,
+    LoadWeights,
+    Normalise,
+    RuleEntry,
+    Sampling,
+    Step,
+    Twin,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -20,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["json_schema"]
 
-_OWN = (File, RuleEntry, Between, Twin, Sampling, By, Load)
+_OWN = (File, RuleEntry, Between, Twin, Sampling, By, LoadModel, LoadWeights, LoadData, Step, Normalise)
 _REF = "#/definitions/"
 _BOUNDED: dict[str, Any] = {
     "anyOf": [
@@ -45,6 +57,7 @@ def json_schema(vocabulary: Vocabulary) -> dict[str, Any]:
         for key, schema in properties.items():
             properties[key] = {**_without_null(schema), "title": key}
     definitions = _draft07(generated["$defs"])
+    definitions[names[Step]] |= {"minProperties": 1, "maxProperties": 1}
     rule = definitions[names[RuleEntry]]
     rule["title"] = "rule"
     rule["properties"]["metric"] |= {

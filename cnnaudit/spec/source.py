@@ -20,7 +20,7 @@ Role: TypeAlias = Literal["model", "weights", "data"]
 Kind: TypeAlias = Literal[
     "file_factory",  # model.py:build
     "module_factory",  # package.module:build
-    "torchvision",  # torchvision:resnet18
+    "torchvision",  # torchvision:resnet18, and as data torchvision:FashionMNIST
     "timm",  # timm:resnet50, timm:hf-hub:org/name
     "exported",  # .pt2
     "safetensors",
@@ -28,32 +28,38 @@ Kind: TypeAlias = Literal[
     "npz",
     "npy",
     "folder",
+    "manifest",  # .csv that lists files of images
     "synthetic",
 ]
 
 _SUFFIXES: Mapping[str, Kind] = {
     ".pt2": "exported",
     ".safetensors": "safetensors",
+    ".index.json": "safetensors",  # model.safetensors.index.json: several files
     ".pt": "state_dict",
     ".pth": "state_dict",
+    ".pth.tar": "state_dict",
     ".bin": "state_dict",
     ".ckpt": "state_dict",
     ".npz": "npz",
     ".npy": "npy",
+    ".csv": "manifest",
 }
 _HUBS: Mapping[str, Kind] = {"torchvision": "torchvision", "timm": "timm"}
+_PATHS = ("root", "annFile")  # options of torchvision's datasets that are paths
 _CODE: frozenset[Kind] = frozenset({"file_factory", "module_factory"})
 _WEIGHTS: frozenset[Kind] = frozenset({"safetensors", "state_dict"})
 
 _ROLES: Mapping[Role, frozenset[Kind]] = {
     "model": _CODE | {"torchvision", "timm", "exported"},
     "weights": _WEIGHTS,
-    "data": _CODE | {"npz", "npy", "folder", "synthetic"},
+    "data": _CODE | {"npz", "npy", "safetensors", "folder", "manifest", "synthetic", "torchvision"},
 }
 _FORMS: Mapping[Role, str] = {
-    "model": "model.py:build, package.module:build, torchvision:resnet18 or timm:resnet50",
+    "model": "model.py:build, package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2",
     "weights": "weights.safetensors or a state dict in .pt, .pth, .bin or .ckpt",
-    "data": "images.npz, data.py:build or package.module:build",
+    "data": "images.npz, images.npy, images.safetensors, a folder of images, a .csv that lists them, data.py:build, "
+    "package.module:build, torchvision:FashionMNIST or synthetic",
 }
 
 
@@ -67,6 +73,7 @@ class Source:
         attribute: What to call in the file or module of a factory, else None.
         options: Plain JSON values to call or open it with.
         written: The text as it was written, for reports.
+        part: Dotted name of the submodule that is meant, or nothing.
     """
 
     kind: Kind
@@ -74,9 +81,10 @@ class Source:
     attribute: str | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     written: str = ""
+    part: str = ""
 
 
-def resolve(text: str, *, base: Path, role: Role, options: Mapping[str, Any] | None = None) -> Source:
+def resolve(text: str, *, base: Path, role: Role, options: Mapping[str, Any] | None = None, part: str = "") -> Source:
     """Read a string that names a model, weights or data. Opens and imports nothing.
 
     Args:
@@ -84,6 +92,7 @@ def resolve(text: str, *, base: Path, role: Role, options: Mapping[str, Any] | N
         base: The directory that paths are relative to.
         role: What the string stands for.
         options: Plain JSON values to call or open it with.
+        part: Dotted name of the submodule that is meant, or nothing.
 
     Raises:
         LoadError: The text has none of the forms that its role accepts; the message lists them.
@@ -92,7 +101,10 @@ def resolve(text: str, *, base: Path, role: Role, options: Mapping[str, Any] | N
     found = _read(text, base)
     if found is None or found[0] not in _ROLES[role]:
         raise LoadError(_refusal(text, base, role))
-    return Source(*found, options=MappingProxyType(dict(options or {})), written=text)
+    options = dict(options or {})
+    if role == "data" and found[0] == "torchvision":
+        options |= {name: str(base / options[name]) for name in _PATHS if isinstance(options.get(name), str)}
+    return Source(*found, options=MappingProxyType(options), written=text, part=part)
 
 
 def _read(text: str, base: Path) -> tuple[Kind, str, str | None] | None:
@@ -109,7 +121,8 @@ def _read(text: str, base: Path) -> tuple[Kind, str, str | None] | None:
             return "module_factory", target, attribute
     if text == "synthetic":
         return "synthetic", text, None
-    kind = _SUFFIXES.get(PurePosixPath(text).suffix.lower())
+    suffixes = PurePosixPath(text.lower()).suffixes
+    kind = _SUFFIXES.get("".join(suffixes[-2:])) or _SUFFIXES.get("".join(suffixes[-1:]))
     if kind is None and (text.endswith("/") or (text and (base / text).is_dir())):
         kind = "folder"
     return (kind, str(base / text), None) if kind else None
@@ -122,14 +135,14 @@ def _refusal(text: str, base: Path, role: Role) -> str:
             "under model: (model.py:build) and this file under weights:"
         )
     hint = ""
-    for guess in _guesses(text):
+    for guess in _guesses(text, role):
         if (found := _read(guess, base)) and found[0] in _ROLES[role]:
             hint = f"; did you mean {guess!r}?"
             break
     return f"{quoted(text)} does not name {_noun(role)}{hint or ';'} the forms are {_FORMS[role]}"
 
 
-def _guesses(text: str) -> Iterator[str]:
+def _guesses(text: str, role: Role) -> Iterator[str]:
     """What may have been meant; the caller keeps the first that could be read."""
     head, colon, tail = text.partition(":")
     if near := _near_hub(head, cutoff=0.8):
@@ -141,7 +154,7 @@ def _guesses(text: str) -> Iterator[str]:
         yield str(path.with_suffix(near[0]))
     if text.count(".") > 1:  # with a single dot it may be a file of a kind unknown here
         yield ":".join(text.rsplit(".", 1))
-    if not colon and text.replace("_", "").isalnum():
+    if not colon and role == "model" and text.replace("_", "").isalnum():
         yield f"torchvision:{text}"
 
 

@@ -60,7 +60,7 @@ class Runner(fx.Interpreter):
         self.model_graph = graph
         self.order = {node: i for i, node in enumerate(graph.module.graph.nodes)}
         self.by_name = {node.name: node for node in graph.module.graph.nodes}
-        self.images = next(node for node in self.order if node.op == "placeholder")
+        self.images = graph.images
         self.constants = {node: self._constant(node) for node in self.order if node.op == "get_attr"}
         self.steps = [node for node in self.order if node not in self.constants]
         self.writes = any(node.target is _ATEN.copy_.default for node in self.steps)
@@ -81,17 +81,17 @@ class Runner(fx.Interpreter):
         """Whether some values are replaced by their means, which must be known first."""
         return any(variant.by == "mean" for variant in self.forks)
 
-    def learn(self, blocks: Iterable[tuple[Tensor, int]]) -> None:
+    def learn(self, blocks: Iterable[tuple[Sequence[Tensor], int]]) -> None:
         """Take the means of all values that are replaced by theirs.
 
         Args:
-            blocks: Blocks filled up to the size of every block, each with the number of images that count.
+            blocks: What the network takes, filled up to the size of every block, and how many images count.
         """
         nodes = {self.by_name[variant.node] for variant in self.forks if variant.by == "mean"}
         total: dict[fx.Node, Tensor] = {}
         count = 0
-        for images, own in blocks:
-            self._start(images)
+        for inputs, own in blocks:
+            self._start(inputs)
             for node in self.steps[: 1 + max(map(self.steps.index, nodes))]:
                 self.env[node] = value = self.run_node(node)
                 if node in nodes:
@@ -102,17 +102,17 @@ class Runner(fx.Interpreter):
         self.means = {node: x / count for node, x in total.items()}
         self.env = {}
 
-    def run_block(self, images: Tensor, block: Block, seed: int, fold: Folding) -> Any:
+    def run_block(self, inputs: Sequence[Tensor], block: Block, seed: int, fold: Folding) -> Any:
         """Run one block through the network and all other runs of it; return the network's output.
 
         Args:
-            images: The block's, filled up to the size of every block.
+            inputs: What the network takes, the images first, filled up to the size of every block.
             block: The images that count.
             seed: Seed of the audit.
             fold: Where readings go.
         """
         turn = _Turn(block, seed, fold)
-        self._start(images)
+        self._start(inputs)
         runs = {variant: dict(self.constants) for variant in self.companions}
         output = None
         for node in self.steps:
@@ -126,8 +126,9 @@ class Runner(fx.Interpreter):
                 if node in self.companions[variant]:
                     self.env = env
                     if node is self.images:
-                        self.args_iter = iter([_laid_out(self._other_images(variant, block, images, seed))])
-                    env[node] = self.run_node(node)
+                        env[node] = _laid_out(self._other_images(variant, block, inputs[0], seed))
+                    else:
+                        env[node] = value if node.op == "placeholder" else self.run_node(node)
                     self._gather(variant, node, turn)
                 for dead in self.dying.get(node, ()):
                     env.pop(dead, None)
@@ -141,8 +142,8 @@ class Runner(fx.Interpreter):
         self.gathered.clear()
         return output
 
-    def _start(self, images: Tensor) -> None:
-        self.args_iter = iter([_laid_out(images)])
+    def _start(self, inputs: Sequence[Tensor]) -> None:
+        self.args_iter = iter([_laid_out(inputs[i]) for i in self.model_graph.order])
         self.env = dict(self.constants)
 
     def _fork(self, variant: Variant, suffix: dict[fx.Node, None], env: _Values, turn: _Turn) -> None:

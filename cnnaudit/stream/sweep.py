@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cnnaudit.call import Call
 from cnnaudit.errors import GraphError
 from cnnaudit.graph import ModelGraph, evaluating
 from cnnaudit.statistics import Parameters
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["filled", "sweep"]
 
+_IMAGES = Call()
+
 
 def sweep(
     graph: ModelGraph,
@@ -43,6 +46,7 @@ def sweep(
     seed: int,
     twins: Mapping[str, ModelGraph] = MappingProxyType({}),
     reference: nn.Module | None = None,
+    call: Call = _IMAGES,
     looks: Collection[int] = (),
 ) -> Iterator[dict[Probe, Statistic]]:
     """Run the graph over all blocks and fold what the probes read.
@@ -56,6 +60,7 @@ def sweep(
         seed: Seed of the sampled positions.
         twins: Other networks of the same sites; a probe says which one it reads.
         reference: The eager model; its output on the first block must equal the graph's.
+        call: How the eager model is called.
         looks: Numbers of images after which the statistics are shown; whole blocks.
 
     Yields:
@@ -78,16 +83,17 @@ def sweep(
         if read in looks:
             fold.settle()
             yield fold.statistics
-        images = filled(block.images, size)
+        inputs = filled(block.inputs, size)
         fold.start(block)
         with torch.no_grad():
             # A network may write into its input, which is the caller's.
             output, *_ = [
-                runner.run_block(images.clone() if runner.writes else images, block, seed, fold) for runner in runners
+                runner.run_block(_own(inputs) if runner.writes else inputs, block, seed, fold) for runner in runners
             ]
             if block.number == 0 and reference is not None:
+                args, kwargs = call.arguments(_own(inputs))
                 with evaluating(reference):
-                    _same(output, reference(images.clone()))
+                    _same(output, reference(*args, **kwargs))
         read += len(block.images)
     fold.settle()
     yield fold.statistics
@@ -99,16 +105,20 @@ def _learned(runners: Sequence[Runner], blocks: Iterator[Block], size: int) -> I
     first = list(itertools.islice(blocks, math.ceil(PILOT / size))) if learners else []
     with torch.no_grad():
         for runner in learners:
-            runner.learn((filled(block.images, size).clone(), len(block.images)) for block in first)
+            runner.learn((_own(filled(block.inputs, size)), len(block.images)) for block in first)
     return itertools.chain(first, blocks)
 
 
-def filled(images: Tensor, size: int) -> Tensor:
-    """Fill a short block up with its last image, so that every forward pass has the same shape."""
-    missing = size - len(images)
+def filled(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+    """Fill a short block up with what belongs to its last image, so that every forward pass has the same shape."""
+    missing = size - len(inputs[0])
     if missing <= 0:
-        return images
-    return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+        return tuple(inputs)
+    return tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs)
+
+
+def _own(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(x.clone() for x in inputs)
 
 
 def _same(ours: Any, theirs: Any) -> None:
@@ -120,7 +130,8 @@ def _same(ours: Any, theirs: Any) -> None:
         known = other[finite]
         scale = known.abs().max().clamp(min=1e-6) if known.numel() else 1.0
         worst = float((mine[finite] - known).abs().max() / scale) if agree and known.numel() else 0.0
-        if not (agree and worst < 1e-3):
+        limit = max(1e-3, 8 * torch.finfo(other.dtype).eps) if other.is_floating_point() else 1e-3
+        if not (agree and worst < limit):
             raise GraphError(
                 f"the captured graph computes something else than the model: their outputs differ by {worst:.1e} of "
                 "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' "

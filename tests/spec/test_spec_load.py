@@ -160,7 +160,7 @@ rules:
     assert problems(text) == [
         (
             "2:8: 'resnet18' does not name a model; did you mean 'torchvision:resnet18'? the forms are model.py:build, "
-            "package.module:build, torchvision:resnet18 or timm:resnet50"
+            "package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2"
         ),
         "4:29: unknown key 'minimum'; did you mean 'min'?",
         "5:14: activity has no field 'ded'; did you mean 'dead'? its fields are dead, apoz, dormant",
@@ -200,7 +200,7 @@ def test_mistakes_at_the_top(problems, text, message):
             "zzz: 1",
             (
                 "4:1: unknown key 'zzz'; the keys are "
-                "cnnaudit, model, weights, data, extends, without, undecided, marks, sampling, by, rules"
+                "cnnaudit, model, weights, inputs, head, data, extends, without, undecided, marks, sampling, by, rules"
             ),
         ),
         ("model:", "4:1: model has no value"),
@@ -210,13 +210,13 @@ def test_mistakes_at_the_top(problems, text, message):
         ("model: {load: a.py:b, kwargs: [1]}", "4:31: kwargs must be a mapping, not a list"),
         ("model: {load: 7}", "4:15: load must be text, not the number 7"),
         (
-            "data: {load: w.safetensors}",
+            "data: {load: w.pt}",
             (
-                "4:14: 'w.safetensors' does not name data; the forms are images.npz, "
-                "data.py:build or package.module:build"
+                "4:14: 'w.pt' does not name data; the forms are images.npz, images.npy, images.safetensors, a folder of "
+                "images, a .csv that lists them, data.py:build, package.module:build, torchvision:FashionMNIST or synthetic"
             ),
         ),
-        ("weights: {load: a.pt}", "4:10: weights must be text, not a mapping"),
+        ("weights: [a.pt]", "4:10: weights must be text, not a list"),
         ("undecided: maybe", "4:12: undecided must be one of fail, pass, not the text 'maybe'"),
         ("sampling: 3", "4:11: sampling must be a mapping, not the number 3"),
         ("sampling: {seed: }", "4:12: seed has no value"),

@@ -8,7 +8,7 @@ import pytest
 
 from cnnaudit.errors import SpecError
 from cnnaudit.spec import from_mapping
-from cnnaudit.spec.model import By, File, Load, RuleEntry, Sampling
+from cnnaudit.spec.model import By, File, LoadData, LoadModel, LoadWeights, RuleEntry, Sampling, Step
 
 
 def file(**changes):
@@ -128,11 +128,16 @@ def test_no_reference_has_siblings(schema):
     assert all(len(node) == 1 for node in references)
 
 
+_NAMES = ("RuleEntry", "Sampling", "By", "LoadModel", "LoadWeights", "LoadData", "Step")
+
+
 def test_every_key_has_help(schema):
-    objects = [schema, *(schema["definitions"][name] for name in ("RuleEntry", "Sampling", "By", "Load"))]
+    objects = [schema, *(schema["definitions"][name] for name in _NAMES)]
     keys = {key: value for each in objects for key, value in each["properties"].items()}
-    models = File, RuleEntry, Sampling, By, Load
-    assert len(keys) == sum(len(model.model_fields) for model in models) - 2  # marks and by are keys of two of them
+    models = File, RuleEntry, Sampling, By, LoadModel, LoadWeights, LoadData, Step
+    assert (
+        len(keys) == sum(len(model.model_fields) for model in models) - 6
+    )  # two have kwargs, crop, marks and by, three have load
     for key, value in keys.items():
         assert value["title"] == key
         assert value["description"].endswith(".")

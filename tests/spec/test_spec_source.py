@@ -50,9 +50,9 @@ def test_options_are_read_only_and_a_source_is_hashable(tmp_path):
     assert source != resolve("model.py:build", base=tmp_path, role="model")
 
 
-MODEL = "the forms are model.py:build, package.module:build, torchvision:resnet18 or timm:resnet50"
+MODEL = "the forms are model.py:build, package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2"
 WEIGHTS = "the forms are weights.safetensors or a state dict in .pt, .pth, .bin or .ckpt"
-DATA = "the forms are images.npz, data.py:build or package.module:build"
+DATA = "the forms are images.npz, images.npy, images.safetensors, a folder of images, a .csv that lists them, data.py:build, package.module:build, torchvision:FashionMNIST or synthetic"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ DATA = "the forms are images.npz, data.py:build or package.module:build"
         ),
         ("weights", "w.safetensor", f"'w.safetensor' does not name weights; did you mean 'w.safetensors'? {WEIGHTS}"),
         ("weights", "model.py:build", f"'model.py:build' does not name weights; {WEIGHTS}"),
-        ("data", "torchvision:cifar", f"'torchvision:cifar' does not name data; {DATA}"),
+        ("data", "timm:cifar", f"'timm:cifar' does not name data; {DATA}"),
         ("data", "images", f"'images' does not name data; {DATA}"),
     ],
 )

@@ -107,7 +107,7 @@ def test_saturation_counts_the_dimensions_that_layerspec_counts(layer, spectrum)
         assert ours.value == k_star(spectrum, delta)
 
 
-def test_the_attainable_rank_is_layerspecs(photograph_networks, photograph_flows):
+def test_the_attainable_rank_is_layerspecs(photograph_networks):
     """Depthwise convolutions, pointwise ones of either direction, and the stem of EfficientNet-Lite0."""
     from layerspec.hooks import run_probe
 
@@ -115,7 +115,8 @@ def test_the_attainable_rank_is_layerspecs(photograph_networks, photograph_flows
     without = dict.fromkeys(("include_activations", "include_blocks", "pooled"), False)
     probe = run_probe(photograph_networks["fresh"], [images], device="cpu", positions_per_image=1, **without)
     theirs = {record.name: record.r_max for record in probe.records() if record.kind == "conv"}
-    ours = {site.path: site.rank for site in photograph_flows["fresh"].sites if site.op is Op.CONV}
+    flow = cnnaudit.profile(photograph_networks["fresh"], images, rules="stable_rank")
+    ours = {site.path: site.rank for site in flow.sites if site.op is Op.CONV}
     assert len(ours) == 49
     assert ours == theirs
 

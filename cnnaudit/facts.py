@@ -1,0 +1,135 @@
+"""What a report says of how it came about: model, settings, and what a reader must know."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import platform
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cnnaudit.judge import family_wise_error
+from cnnaudit.site import Op
+from cnnaudit.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cnnaudit.pipeline import Prepared
+    from cnnaudit.spec import Source
+
+__all__ = ["TWIN_IMAGES", "conditions", "home", "model_facts", "notes", "settings"]
+
+TWIN_IMAGES = 256
+_TOLD = 5
+
+
+def home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return device and number type that a model's images need: those of its first floating parameter."""
+    held = itertools.chain(model.parameters(), model.buffers())
+    first = next((x for x in held if x.is_floating_point()), torch.empty(0))
+    return first.device, first.dtype
+
+
+def model_facts(prepared: Prepared) -> dict[str, Any]:
+    """Return what was audited: the network, and how it is called."""
+    spec, digest = prepared.spec, hashlib.sha256()
+    for name, tensor in prepared.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    loaded, sites = prepared.loaded, prepared.graph.sites
+    return {
+        "source": spec.model.written if spec.model else f"a {type(prepared.model).__name__} from Python",
+        "weights": spec.weights.written if spec.weights else "",
+        "untrained": spec.model is not None and spec.weights is None and _untrained(spec.model),
+        "sha256": digest.hexdigest(),
+        "sites": dict(sorted(Counter(str(site.op) for site in sites if site.op is not Op.INPUT).items())),
+        "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
+        "macs": sum(site.macs for site in sites),
+        "input_shape": list(prepared.graph.input_shape),
+        "inputs": list(prepared.images.call.names),
+        "head": next((site.path for site in sites if site.op is Op.HEAD), ""),
+        "weights_dtype": "" if loaded is None else loaded.weights_dtype,
+        "exported": loaded is not None and loaded.program is not None,
+    }
+
+
+def conditions(prepared: Prepared) -> dict[str, Any]:
+    """Return under what the network ran, whatever was judged."""
+    sampling = prepared.spec.sampling
+    return {
+        "seed": sampling.seed,
+        "confidence": sampling.confidence,
+        "block": sampling.block,
+        "crop": sampling.crop,
+        "max_images": sampling.max_images,
+        "max_memory": sampling.max_memory,
+        "groups": prepared.plan.groups,
+        "statistics_bytes": prepared.plan.bytes,
+        "metrics": sorted({check.metric.identified(check.rule.params) for check in prepared.plan.checks}),
+        "mode": "evaluation",
+        "device": str(prepared.device),
+        "dtype": str(home(prepared.model)[1]).removeprefix("torch."),
+        "memory_format": _memory_format(prepared.model),
+        "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
+        "cnnaudit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def settings(prepared: Prepared) -> dict[str, Any]:
+    """Return under what the network ran and was judged."""
+    spec, sampling = prepared.spec, prepared.spec.sampling
+    return conditions(prepared) | {
+        "undecided": spec.undecided,
+        "looks": [look.images or prepared.images.facts["n_images"] for look in prepared.looks],
+        "alpha": [(1 - sampling.confidence) * look.spent for look in prepared.looks],
+        "family_wise_error": family_wise_error(prepared.plan, spec),
+        "twins": sorted(prepared.twins),
+    }
+
+
+def _memory_format(model: nn.Module) -> str:
+    """``channels_last`` where a kernel's values lie so that those of one position follow each other."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    kernels = [x for x in model.parameters() if x.dim() in formats and not x.is_contiguous()]
+    return "channels_last" if any(x.is_contiguous(memory_format=formats[x.dim()]) for x in kernels) else "contiguous"
+
+
+def _untrained(source: Source) -> bool:
+    """Whether a zoo gives a network without trained weights; what a factory gives nobody knows."""
+    hub = source.target.lower().replace("_", "-").startswith("hf-hub:")
+    trained = source.options.get("pretrained", hub) or source.options.get("weights")
+    return source.kind in ("torchvision", "timm") and not trained
+
+
+def notes(prepared: Prepared) -> tuple[str, ...]:
+    """Return what a reader must know, as sentences."""
+    loaded, corrupt = prepared.loaded, prepared.images.corrupt
+    told = [] if loaded is None else list(loaded.notes)
+    source = prepared.spec.model
+    if source is not None and source.kind != "exported" and prepared.spec.weights is None:
+        how = "with random weights" if _untrained(source) else "with the weights it was returned with"
+        told.append(f"No `weights:`: {source.written} was audited {how}.")
+    for kind in prepared.twins:
+        how = (
+            "permuted within each tensor"
+            if kind == "permuted"
+            else f"fresh, drawn with seed {prepared.spec.sampling.seed}"
+        )
+        told.append(f"Null twin: the weights are {how}; batch norms know the first {TWIN_IMAGES} images under them.")
+    if corrupt:
+        names = "; ".join(corrupt[:_TOLD]) + ("; ..." if len(corrupt) > _TOLD else "")
+        told.append(f"Left out because they cannot be used: {len(corrupt)} images ({names}).")
+    if prepared.images.integers:
+        told.append("The images are whole numbers and went in as float32 without scaling.")
+    if prepared.images.order == "as given":
+        told.append("The data was read in the order it gave, not in a random one: intervals suppose that it is mixed.")
+    sampled = [p for p in prepared.plan.probes if p.kernels is not None]
+    if sampled:
+        fewest = min(len(p.units) for p in sampled)
+        told.append(f"Memory did not reach for all kernels: at {len(sampled)} places as few as {fewest} were sampled.")
+    return tuple(told)

@@ -1,0 +1,103 @@
+"""Datasets of torchvision's by name, and objects that hold the loaders of a project."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset
+
+from cnnaudit.errors import LoadError
+from cnnaudit.load.values import near, telling
+from cnnaudit.load.zoo import package
+
+if TYPE_CHECKING:
+    from cnnaudit.load.trust import Trust
+    from cnnaudit.spec.source import Source
+
+__all__ = ["is_module", "loader_of", "torchvision_dataset"]
+
+_PICKLED = ("LSUN", "LSUNClass")  # they unpickle an index that lies in the current directory
+_PATHS = ("root", "annFile")
+_LOADERS = {"test_dataloader": "test", "val_dataloader": "validate", "predict_dataloader": "predict"}
+
+
+def torchvision_dataset(source: Source, trust: Trust) -> Dataset[Any]:
+    """Build a dataset of torchvision's from files that are there; nothing is downloaded.
+
+    Raises:
+        LoadError: torchvision is not installed, has no such dataset, or cannot build it of these options and files.
+    """
+    datasets, place = package("torchvision", "vision").datasets, f"data {source.written}"
+    known = [name for name in datasets.__all__ if _is_dataset(getattr(datasets, name))]
+    if source.target not in known:
+        raise LoadError(f"{place}: torchvision has no data set of this name{near(source.target, known)}")
+    if source.target in _PICKLED:
+        raise LoadError(f"{place}: it reads a pickled index, which can run code; open it in a factory of your own")
+    options = dict(source.options)
+    if options.pop("download", False):
+        raise LoadError(f"{place}: an audit downloads nothing: leave `download` out and fetch the files beforehand")
+    for name in _PATHS:
+        if name in options:
+            options[name] = str(trust.opened(Path(str(options[name])), f"{place}, {name}"))
+    build = getattr(datasets, source.target)
+    needed = [name for name, x in inspect.signature(build).parameters.items() if x.default is x.empty and x.kind == 1]
+    if missing := [name for name in needed if name not in options]:
+        raise LoadError(f"{place}: it needs {', '.join(missing)} under kwargs")
+    try:
+        made: Dataset[Any] = build(**options)
+    except ModuleNotFoundError as error:
+        raise LoadError(f"{place}: it needs the package {error.name}, which is not installed") from error
+    except Exception as error:
+        where = f" below {options['root']}" if "root" in options else ""
+        call = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise LoadError(
+            f"{place}: torchvision cannot read it{where} ({type(error).__name__}: {_first_line(error)}); if it is not "
+            f"there, fetch it beforehand: torchvision.datasets.{source.target}({call}, download=True)"
+        ) from error
+    return made
+
+
+def _is_dataset(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, Dataset)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "").rstrip(". ")
+
+
+def is_module(data: Any) -> bool:
+    """Whether this is an object that holds loaders and is set up before they are asked for, as Lightning's are."""
+    return callable(getattr(data, "setup", None)) and any(callable(getattr(data, name, None)) for name in _LOADERS)
+
+
+def loader_of(module: Any, place: str) -> tuple[Any, str]:
+    """Return a loader of a data module's and its name: that of its test data, else validation, else prediction.
+
+    ``prepare_data`` is not called: it downloads.
+
+    Raises:
+        LoadError: it has none of them, or several of one kind.
+    """
+    for name, stage in _LOADERS.items():
+        method = getattr(module, name, None)
+        if method is None or _is_lightnings(method):
+            continue
+        with telling(f"{place}, {type(module).__name__}", f"setup({stage!r}) or {name}:"):
+            module.setup(stage)
+            given = method()
+        given = list(given.values()) if isinstance(given, Mapping) else given
+        if isinstance(given, (list, tuple)):
+            if len(given) != 1:
+                raise LoadError(f"{place}: {name} returns {len(given)} loaders; let the factory return one")
+            (given,) = given
+        if given is not None:
+            return given, name
+    raise LoadError(f"{place}: {type(module).__name__} has none of {', '.join(_LOADERS)}")
+
+
+def _is_lightnings(method: Any) -> bool:
+    """Whether a method is the one that Lightning's own class has for modules without: it only raises."""
+    return str(getattr(method, "__module__", "")).partition(".")[0] in ("lightning", "pytorch_lightning")

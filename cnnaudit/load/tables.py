@@ -1,0 +1,51 @@
+"""Rows of CSV files that may come from anybody."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from cnnaudit.errors import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["table"]
+
+_LONGEST = 2**17  # the csv module reads no longer field
+
+
+def table(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Read the rows that are not empty, each with its place, ``file:line``; cells come without blanks around them.
+
+    Raises:
+        LoadError: the file cannot be read, is not text in UTF-8, or not CSV.
+    """
+    reader = csv.reader(_lines(path), strict=True)
+    while True:
+        place = f"{path.name}:{reader.line_num + 1}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise LoadError(f"{place}: not a row of CSV: {error}") from error
+        if row is None:
+            return
+        if row:
+            yield place, [cell.strip() for cell in row]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file of text, none of them longer than may be."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LONGEST):
+                number += 1
+                if len(line) == _LONGEST:
+                    raise LoadError(f"{path.name}:{number}: a line of more than {_LONGEST:,} bytes: not a manifest")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{path.name}:{number}: not text in UTF-8 ({error.reason})") from error
+    except OSError as error:
+        raise LoadError(f"{path.name}: it cannot be read ({error})") from error
