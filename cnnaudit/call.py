@@ -41,6 +41,10 @@ class Call:
         names = dict(_leaves(images))
         return cls((names,) if isinstance(images, Mapping) else tuple(names.values()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A mapping that cannot be changed cannot be pickled, and processes that read images are sent this."""
+        return Call, (self.args, dict(self.kwargs))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Every name once; the images come first: what is called so, else what comes first."""

@@ -18,7 +18,7 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 from tqdm import tqdm
 
-from cnnaudit.errors import LoadError
+from cnnaudit.errors import GraphError, LoadError
 from cnnaudit.facts import TWIN_IMAGES, home, model_facts, notes, settings
 from cnnaudit.graph import capture, capture_program, fixed_batch
 from cnnaudit.judge import decide
@@ -33,6 +33,7 @@ from cnnaudit.load import (
     open_images,
     suggested_shape,
     transforms_for,
+    unwrapped,
 )
 from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import registry, vocabulary
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from cnnaudit.call import Call
     from cnnaudit.graph import ModelGraph
     from cnnaudit.result import Verdict
+    from cnnaudit.site import Site
     from cnnaudit.statistics import Probe, Statistic
 
 __all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec", "using_threads"]
@@ -136,7 +138,7 @@ def prepare(
     first = next(rest, None)
     if first is None:
         raise LoadError(f"data {images.source}: there are no images")
-    graph = _captured(loaded, first, images.call, spec)
+    graph = _captured(loaded, first, images, spec)
     classes = _classes(images, graph, first)
     known = [n for n in (images.count, sampling.max_images) if n is not None]
     count = min(known) if images.count is not None else None
@@ -214,13 +216,18 @@ def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust) -> tuple[Images
     return images, spec
 
 
-def _captured(loaded: Loaded, block: Block, call: Call, spec: Spec) -> ModelGraph:
+def _captured(loaded: Loaded, block: Block, images: Images, spec: Spec) -> ModelGraph:
     # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
     index = torch.arange(spec.sampling.block) % len(block.images)
     example = [x[index.to(x.device)] for x in block.inputs]
-    if loaded.program is not None:
-        return capture_program(loaded.program, example, call=call, head=spec.head)
-    return capture(loaded.model, example, call=call, head=spec.head)
+    try:
+        if loaded.program is not None:
+            return capture_program(loaded.program, example, call=images.call, head=spec.head)
+        return capture(loaded.model, example, call=images.call, head=spec.head)
+    except GraphError as error:
+        if not images.hint:
+            raise
+        raise GraphError(f"{error}\nThe {images.hint}") from error
 
 
 def _looks(images: Images, spec: Spec, count: int | None) -> tuple[Look, ...]:
@@ -237,7 +244,7 @@ def _within_range(blocks: Iterable[Block], graph: ModelGraph, images: Images) ->
     """The blocks, while their labels are classes that the network can tell."""
     head = next((site for site in graph.sites if site.op is Op.HEAD), None)
     for block in blocks:
-        if head is not None and not head.taps["output"].spatial and block.labels is not None:
+        if head is not None and _scores_classes(head) and block.labels is not None:
             highest, classes = int(block.labels.max()), max(head.units, 2)
             if highest >= classes:
                 raise LoadError(
@@ -246,6 +253,11 @@ def _within_range(blocks: Iterable[Block], graph: ModelGraph, images: Images) ->
                     "with head: false"
                 )
         yield block
+
+
+def _scores_classes(head: Site) -> bool:
+    """Whether a layer of its own makes one score a class for the whole image: pooled maps may be anything."""
+    return not head.taps["output"].spatial and head.taps["input"].node != head.taps["output"].node
 
 
 def _twins(
@@ -319,7 +331,7 @@ def _measuring(
     """Everything that is known beforehand, the threads that are used, and what is measured by each look."""
     if model is not None and not isinstance(model, (str, torch.nn.Module)):
         raise LoadError(f"model: a {type(model).__name__} from Python, not a torch.nn.Module or text")
-    model = _unwrapped(model)
+    model = unwrapped(model)
     with _undisturbed(None if isinstance(model, str) else model):
         prepared = prepare(spec, model=model, **options)
         threads = _threads(prepared)
@@ -423,13 +435,6 @@ def _undisturbed(model: nn.Module | None) -> Iterator[None]:
             for buffer, saved in buffers:
                 if not torch.equal(buffer, saved):
                     buffer.copy_(saved)
-
-
-def _unwrapped(model: Any) -> Any:
-    """The network inside what compiles or spreads it: the same parameters, and names without a prefix."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(model, "_orig_mod"):
-        model = model.module if hasattr(model, "module") else model._orig_mod  # noqa: SLF001 - torch.compile's name
-    return model
 
 
 def _threads(prepared: Prepared) -> int:

@@ -66,7 +66,7 @@ def shared(request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str]) -> 
     Raises:
         CnnAuditError: the audit could not be carried out, here or where it was tried first.
     """
-    options = [request.config.getoption(f"cnnaudit_{name}") for name in ("device", "max_images")]
+    options = [request.config.getoption(f"cnnaudit_{name}") for name in ("device", "max_images", "trust_model")]
     wanted = [str(spec.path and spec.path.resolve()), spec.sha256, list(rules), options, *_files(spec)]
     if spec.model is None or spec.data is None:
         wanted.append(_origin(request))
@@ -207,7 +207,7 @@ def _usual_model(request: pytest.FixtureRequest) -> Any:
 
 @contextmanager
 def _session(request: pytest.FixtureRequest, model: Any) -> Iterator[dict[str, Any]]:
-    """What the session says of every audit: where it runs, and that code below rootdir may be imported."""
+    """What the session says of every audit: where it runs, and that it may read and import what is below rootdir."""
     device = request.config.getoption("cnnaudit_device")
     import torch  # noqa: PLC0415
 
@@ -215,7 +215,12 @@ def _session(request: pytest.FixtureRequest, model: Any) -> Iterator[dict[str, A
     _share_processors()
     with _moved(model, device) if live and device else nullcontext():
         root = request.config.rootpath.as_posix()
-        yield {"device": None if live else device, "allow_imports": [f"{root}/**"]}
+        yield {
+            "device": None if live else device,
+            "allow_imports": [f"{root}/**"],
+            "allow_paths": [f"{root}/**"],
+            "trust_model": request.config.getoption("cnnaudit_trust_model"),
+        }
 
 
 def _share_processors() -> None:

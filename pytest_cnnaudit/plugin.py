@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cnnaudit-device", metavar="DEVICE", help="where audited models run, such as cpu or cuda:0")
     group.addoption("--cnnaudit-max-images", metavar="N", type=_positive, help="read at most N images in each audit")
     group.addoption(
+        "--cnnaudit-trust-model",
+        action="store_true",
+        help="load exported programs (.pt2), which runs whatever code their author put in",
+    )
+    group.addoption(
         "--cnnaudit-report",
         metavar="NAME=PATH",
         action="append",

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import math
+import multiprocessing
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import fx
+from torch import fx, nn
 
 from cnnaudit.graph import capture
 from cnnaudit.site import Op
@@ -32,7 +35,7 @@ architectures = _benchmark()
 
 # The sites, and how many pools are of whole maps.
 TORCHVISION = {
-    # Five convolutions, three pools; the last one, to 6 x 6, is adaptive. Three linear layers, of which one is the head.
+    # Three pools and an adaptive one, to 6 x 6; three linear layers, of which one is the head.
     "alexnet": ({"conv": 5, "pool": 4, "linear": 2}, 0),
     "vgg11": ({"conv": 8, "pool": 6, "linear": 2}, 0),
     # A block of each is an addition; the first of all stages but the first is projected (resnet50: of all stages).
@@ -104,25 +107,148 @@ def test_sites_are_those_that_the_forward_has_and_the_graph_computes_the_same(na
 
 # --- the benchmark ----------------------------------------------------------------------------------
 
-NONE = dict.fromkeys(architectures.KINDS, 0)
+NOTHING = dict.fromkeys(architectures.KINDS, 0)
 
 
 @pytest.mark.parametrize(
-    ("model", "parameters", "sites"),
+    ("model", "sites"),
     [
         # A deep stem; three blocks of two convolutions and one of three; three skips are pooled and projected.
-        ("timm:test_resnet", 471_016, {"conv": 3 + 3 * 2 + 3 + 3, "residual": 4, "pool": 1 + 3 + 1}),
+        ("timm:test_resnet", {"conv": 3 + 3 * 2 + 3 + 3, "residual": 4, "pool": 1 + 3 + 1}),
         # Six blocks of attention and of an MLP, two linear layers each.
-        ("timm:test_vit", 372_072, {"conv": 1, "linear": 6 * 4, "residual": 6 * 2}),
+        ("timm:test_vit", {"conv": 1, "linear": 6 * 4, "residual": 6 * 2}),
     ],
 )
-def test_a_network_is_captured_and_audited_whole(model, parameters, sites):
+def test_a_network_is_captured_and_audited_whole(model, sites):
     row = architectures.measure(model)
-    assert (row["failure"], row["differ"], row["parameters"], row["sites"]) == ("", 0.0, parameters, NONE | sites)
+    assert (row["failure"], row["differ"], row["sites"]) == ("", 0.0, NOTHING | sites)
     assert row["values"] >= 2 * sites["conv"]  # activity and filters of each convolution, at least
 
 
-def test_what_a_rule_cannot_judge_and_what_differs_is_a_failure(monkeypatch):
-    monkeypatch.setitem(architectures.SPEC, "extends", [])
-    monkeypatch.setitem(architectures.SPEC, "rules", [{"metric": "linear_cka", "at": "nowhere"}])
+def test_a_rule_that_cannot_be_judged_is_a_failure(monkeypatch):
+    rules = [{"metric": "stable_rank", "at": "nowhere", "severity": "note"}]
+    monkeypatch.setattr(architectures, "SPEC", {"cnnaudit": 1, "rules": rules, "sampling": {"block": 2}})
     assert "nowhere" in architectures.measure("timm:test_resnet")["failure"]
+
+
+def test_outputs_are_compared_bit_by_bit():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    graph, images = capture(model, torch.zeros(2, 1, 2, 2)), torch.ones(2, 1, 2, 2)
+    assert architectures.compared(graph, model, images) == (True, 0.0)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other[1].bias[0] += 1
+    same, largest = architectures.compared(graph, other, images)
+    assert (same, largest > 0) == (False, True)
+    with torch.no_grad():
+        other[1].bias[0] = torch.inf
+    assert architectures.compared(graph, other, images) == (False, math.inf)
+
+
+def test_constant_parameters_and_fresh_norms_come_alive():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    nn.init.zeros_(model[0].weight)
+    images = torch.randn(8, 1, 4, 4)
+    architectures.enliven(model, images)
+    assert not model.training
+    assert not model[1].training
+    assert model[0].weight.unique().numel() == 2
+    with torch.no_grad():
+        assert torch.allclose(model[1].running_mean, model[0](images).mean((0, 2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("timm:resnet18", "resnet"),
+        ("timm:resnetv2_50", "resnetv"),
+        ("timm:tf_efficientnet_b0", "efficientnet"),
+        ("timm:gc_efficientnetv2_rw_t", "efficientnetv"),
+        ("timm:legacy_senet154", "senet"),
+        ("timm:gcresnet50t", "gcresnet"),
+    ],
+)
+def test_a_family_is_the_letters_that_a_name_starts_with(model, family):
+    assert architectures.family_of(model) == family
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Every model has as many parameters as its name has letters, and one of torchvision's too many."""
+    models = [f"timm:{name}" for name in timm.list_models()]
+    models += [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+    sizes = {model: len(model) for model in models} | {"torchvision:vgg11": architectures.LARGEST + 1}
+    rows = architectures.Rows(tmp_path / "rows.jsonl")
+    rows.keep({"model": "", "parameters": sizes})
+    return rows
+
+
+def test_the_smallest_of_each_family_and_of_each_module_is_chosen(rows):
+    chosen = {network.family: network.model for network in architectures.choose(rows, 1)}
+    assert chosen["resnext"] == "timm:resnext26ts"
+    assert len([family for family in chosen if family and not family.startswith("(")]) >= 158
+    assert chosen["(inception_v4)"] == "timm:inception_v4"  # of the family that inception_v3 stands for
+    models = {network.model for network in architectures.choose(rows, 1)}
+    assert {"torchvision:resnet18", "torchvision:vgg13"} < models
+    assert "torchvision:vgg11" not in models
+    for module in timm.list_modules():
+        assert models.intersection(f"timm:{name}" for name in timm.list_models(module=module)), module
+
+
+def passed(model, failure=""):
+    row = {"model": model, "failure": failure, "parameters": 1, "size": [3, 64, 32], "sites": NOTHING}
+    return row | {"values": 3, "seconds": 0.5}
+
+
+def test_what_passed_is_not_run_again_and_a_failure_is_told(rows, tmp_path, monkeypatch, capsys):
+    rows.keep(passed("torchvision:resnet18"))
+    rows.keep(passed("torchvision:resnet34", "it was tired"))
+    ran = []
+
+    def run(model):
+        ran.append(model)
+        return passed(model, "" if model.endswith("34") else "no graph")
+
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n{architectures.BEGIN}\nold\n{architectures.END}\nEnd\n", encoding="utf-8")
+    arguments = [
+        "--rows",
+        str(tmp_path / "rows.jsonl"),
+        "--only",
+        "torchvision:resnet[135][084]*",
+        "--write",
+        str(page),
+    ]
+    monkeypatch.setattr(architectures, "in_a_process", run)
+    monkeypatch.setattr(sys, "argv", ["architectures.py", *arguments])
+    assert architectures.main() == 1
+    assert sorted(ran) == [f"torchvision:resnet{depth}" for depth in (101, 34, 50)]
+    text = capsys.readouterr().out
+    assert text.strip().endswith("0 of 0 timm families, 0 of 0 timm modules beside these, 2 of 4 torchvision models")
+    assert "| torchvision:resnet50  | no graph  |" in text
+    assert "64x32" in text
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("# Page\n")
+    assert written.endswith("\nEnd\n")
+    assert "old" not in written
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["model"] for line in lines[3:]] == ran
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of a process with threads
+@pytest.mark.parametrize(
+    ("measure", "failure"),
+    [
+        (passed, ""),
+        (lambda model: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda model: os._exit(3), "the process ended with exit code 3"),
+        (lambda model: time.sleep(60), "not done after 0.5 s"),
+    ],
+)
+def test_whatever_a_network_does_is_its_row(monkeypatch, measure, failure):
+    monkeypatch.setattr(architectures, "PROCESSES", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(architectures, "PATIENCE", 0.5 if "not done" in failure else 60)
+    monkeypatch.setattr(architectures, "measure", measure)
+    row = architectures.in_a_process("timm:resnet18")
+    assert (row["model"], row["failure"]) == ("timm:resnet18", failure)

@@ -182,7 +182,7 @@ class TestErrors:
             (["check"], "Missing argument 'SPEC'"),
             (["check", "nowhere.yaml"], "File 'nowhere.yaml' does not exist"),
             (["check", SOUND, "--format", "pdf"], "there is no format 'pdf'; there are json, text"),
-            (["chek", SOUND], "there is no command 'chek'; there are check, explain, schema, validate"),
+            (["chek", SOUND], "there is no command 'chek'; there are check, explain, profile, schema, validate"),
             (["explain", "entropy"], "no metric is called 'entropy'"),
         ],
     )

@@ -1,5 +1,4 @@
 import math
-from collections import Counter
 
 import pytest
 import torch
@@ -60,37 +59,7 @@ def known(tap):
     return tap.atoms, tap.nonnegative
 
 
-# --- counts in whole networks ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("resnet18", {"conv": 20, "residual": 8, "pool": 2, "head": 1}),
-        ("resnet50", {"conv": 53, "residual": 16, "pool": 2, "head": 1}),
-        ("resnet152", {"conv": 155, "residual": 50, "pool": 2, "head": 1}),
-        ("densenet121", {"conv": 120, "concat": 58, "pool": 5, "head": 1}),
-        ("googlenet", {"conv": 57, "concat": 9, "pool": 14, "head": 1}),
-        ("vgg11", {"conv": 8, "pool": 6, "linear": 2, "head": 1}),
-        ("mobilenet_v2", {"conv": 52, "residual": 10, "pool": 1, "head": 1}),
-        ("mobilenet_v3_small", {"conv": 52, "residual": 6, "gate": 9, "pool": 10, "linear": 1, "head": 1}),
-        ("convnext_tiny", {"conv": 22, "residual": 18, "pool": 1, "linear": 36, "head": 1}),
-        ("efficientnet_b0", {"conv": 81, "residual": 9, "gate": 16, "pool": 17, "head": 1}),
-        ("squeezenet1_1", {"conv": 26, "concat": 8, "pool": 4, "head": 1}),
-    ],
-)
-def test_counts_and_bit_identity(name, expected):
-    torch.manual_seed(0)
-    extra = {"init_weights": False} if name == "googlenet" else {}
-    model = models.get_model(name, weights=None, **extra)
-    graph = capture(model, torch.zeros(2, 3, 64, 64))
-    assert Counter(site.op for site in graph.sites) == {"input": 1, **expected}
-    assert len({site.path for site in graph.sites}) == len(graph.sites)
-    of_whole_maps = [site.is_global for site in graph.sites if site.op is Op.POOL].count(True)
-    assert of_whole_maps == (0 if name == "vgg11" else 1 + expected.get("gate", 0))  # vgg11 pools to 7x7 maps
-    images = torch.randn(3, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(fx.Interpreter(graph.module).run(images), model.eval()(images))
+# --- whole networks: more of them in test_architectures.py ------------------------------------------
 
 
 def test_resnet18_in_detail():
@@ -348,6 +317,31 @@ def test_a_part_is_a_skip_of_what_is_computed_from_the_whole():
 def test_a_part_of_a_projection_is_a_skip():
     model = Net(lambda m, x: m.b(m.a(x)) + m.project(x)[:, :3], a=conv(), b=conv(), project=conv(3, 6, 1))
     assert [op for op, *_ in additions(model)] == ["residual"]
+
+
+def separable(*, between):
+    """A depthwise and a pointwise convolution with something between, beside a branch of three layers."""
+    skip = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), between, nn.Conv2d(3, 3, 1))
+    branch = nn.Sequential(conv(), nn.ReLU(), conv(), conv())
+    return Net(lambda m, x: m.branch(x) + m.skip(x), branch=branch, skip=skip)
+
+
+def test_layers_without_an_activation_are_a_projected_skip():
+    graph = capture(separable(between=nn.BatchNorm2d(3)), torch.zeros(2, 3, 12, 12))
+    (site,) = [s for s in graph.sites if s.op in (Op.RESIDUAL, Op.MERGE)]
+    assert site.op is Op.RESIDUAL
+    assert site.taps["skip"].node == graph.site("skip.2").taps["output"].node
+    assert site.taps["branch"].node == graph.site("branch.3").taps["output"].node
+
+
+def test_layers_with_an_activation_are_a_branch():
+    assert [op for op, *_ in additions(separable(between=nn.ReLU()))] == ["merge"]
+
+
+def test_of_two_linear_maps_of_several_layers_neither_is_a_skip():
+    model = separable(between=nn.Identity())
+    model.branch[1] = nn.Identity()
+    assert [op for op, *_ in additions(model)] == ["merge"]
 
 
 def test_a_cropped_skip_is_a_skip():
@@ -1042,6 +1036,16 @@ def test_values_whose_first_dimension_is_not_the_image_are_no_sites():
 
     model = Net(forward, a=conv(), b=conv(6, 3))
     assert [s.path for s in sites_of(model, 8, 8)] == ["b"]
+
+
+def test_images_behind_another_dimension_may_be_mixed():
+    def forward(m, x):
+        rows_first = m.a(x).permute(2, 0, 1, 3)
+        return m.b((2 * rows_first).permute(1, 2, 0, 3))
+
+    a, b = sites_of(Net(forward, a=conv(), b=conv()), 8, 8)
+    assert (a.receptive_field, a.depends_on_all) == ((3, 3), False)
+    assert (b.receptive_field, b.depends_on_all) == ((8, 8), True)
 
 
 def test_images_taken_out_of_their_batch_are_no_sites():

@@ -253,6 +253,17 @@ def test_other_files_beside_an_npy_hold_the_rest(here):
     assert not opened(source("data/images.npy", masks="there is none.npy")).masked  # read by no rule
 
 
+def test_an_npy_is_the_first_of_several_inputs(here):
+    images, _ = images_and_labels()
+    np.save("left.npy", images.numpy())
+    np.save("right.npy", -images.numpy())
+    (block,) = opened(source("left.npy", right="right.npy"), inputs=["left", "right"]).blocks(64, 0, None)
+    assert torch.equal(block.images, images[block.ids])
+    assert torch.equal(block.others[0], -images[block.ids])
+    with pytest.raises(LoadError, match="nothing is called 'right', of left"):
+        opened(source("left.npy"), inputs=["left", "right"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -260,7 +271,7 @@ def test_other_files_beside_an_npy_hold_the_rest(here):
         ({"labels": "labels.csv"}, r"the option 'labels' names an .npy file, relative to .*; not 'labels.csv'"),
         ({"labels": 3}, "the option 'labels' names an .npy file, relative to .*; not 3"),
         ({"label": "labels.npy"}, "an npy has no option 'label'; did you mean 'labels'"),
-        ({"images": "images.npy"}, "the images are those of images.npy itself"),
+        ({"images": "images.npy"}, "images are those of images.npy itself: leave out the option 'images'"),
         ({"labels": "few.npy"}, "37 images but 3 labels"),
         ({"source": "few.npy"}, "37 images but 3 values in column source"),
     ],
@@ -441,6 +452,10 @@ HOSTILE = {
         lambda: write_npz("data.npz", images=npy(FLOATS, shape=(2, 1, 2, 2))),
         "claims 8 values, 32 bytes of float32, but holds 48 bytes",
     ),
+    "a small file of many images": (
+        lambda: np.savez_compressed("data.npz", images=np.zeros((10**7 + 1, 1, 1, 1), np.uint8)),
+        "10,000,001 images; an audit takes at most 10,000,000: give a part of them",
+    ),
     "a negative dimension": (
         lambda: write_npz("data.npz", images=npy(FLOATS, shape=(-3, -1, 2, 2))),
         r"its shape is \(-3, -1, 2, 2\), and no dimension is below 0",
@@ -511,7 +526,7 @@ def flipped(path, at):
 def test_a_file_that_is_not_what_it_says_is_refused(here, kind):
     write, message = HOSTILE[kind]
     write()
-    with pytest.raises(LoadError, match="^data data.npz: .*" + message):
+    with pytest.raises(LoadError, match="^(data )?data.npz: .*" + message):
         opened(source())
     assert not (here / "executed").exists()
 

@@ -1,10 +1,14 @@
 """Datasets of single samples: order, processes, samples that cannot be read, loaders and what holds them."""
 
+import io
 import multiprocessing
 import os
+import pickle
 import random
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -26,6 +31,7 @@ from cnnaudit.errors import LoadError
 from cnnaudit.load import Trust, open_images
 from cnnaudit.load.exclude import digest
 from cnnaudit.load.images import permutation
+from cnnaudit.load.reading import Fetch
 from cnnaudit.load.transforms import FRACTIONS, Steps, Transforms
 from cnnaudit.spec import Reading, resolve
 
@@ -33,9 +39,9 @@ COUNT = 45
 
 
 class Numbered(Dataset):
-    """Image i is full of i and its label is i modulo 5; ``fail`` raises or does what it likes first."""
+    """Image i is full of i and its label is i modulo 5; ``fail`` may raise first."""
 
-    def __init__(self, count=COUNT, fail=lambda i: None):
+    def __init__(self, count=COUNT, fail=int):
         self.count, self.fail = count, fail
 
     def __len__(self):
@@ -107,6 +113,15 @@ def test_sources_and_columns_come_from_other_processes_too():
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one.sources, other.sources)
         assert torch.equal(one.columns["scanner"], other.columns["scanner"])
+
+
+def test_what_reads_can_be_sent_to_processes_that_begin_anew():
+    transforms = Transforms(Steps((("scale", 2),)), FRACTIONS)
+    images = opened(Mapped(), "scanner", transforms=transforms)
+    sent = pickle.loads(pickle.dumps(Fetch(Noisy(), seed=3, prepare=images._prepare())))  # noqa: S301
+    index, held = sent[7]
+    assert index == 7
+    assert torch.equal(held["images"], Fetch(Noisy(), seed=3)[7][1][0] / 2)
 
 
 def test_processes_end_with_the_audit():
@@ -439,7 +454,6 @@ def test_a_dataset_of_torchvisions_that_needs_no_files():
 
 
 def test_a_dataset_of_torchvisions_from_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     raw = tmp_path / "held" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels = np.arange(5 * 28 * 28, dtype=np.uint32).astype(np.uint8)
@@ -447,7 +461,9 @@ def test_a_dataset_of_torchvisions_from_files(tmp_path, monkeypatch):
         header = struct.pack(">iiii", 2051, count, 28, 28)
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, count) + bytes([3, 1, 4, 1, 5]))
-    images = torchvision("FashionMNIST", root="held", train=False)
+    monkeypatch.chdir(raw)  # root is relative to the rule file, wherever the command is started
+    options = {"root": "held", "train": False}
+    images = opened(resolve("torchvision:FashionMNIST", base=tmp_path, role="data", options=options))
     found, labels, ids = visited(images)
     assert images.classes == 10
     assert labels.tolist() == [[3, 1, 4, 1, 5][i] for i in ids]
@@ -483,3 +499,66 @@ def test_a_root_outside_the_bundle_is_refused(tmp_path, monkeypatch):
     source = resolve("torchvision:FashionMNIST", base=Path.cwd(), role="data", options={"root": ".."})
     with pytest.raises(LoadError, match="torchvision:FashionMNIST, root lies outside the rule file's folder"):
         open_images(source, Trust((), Path.cwd(), bundle=Path.cwd()))
+
+
+# --- recipes of docs/data.md -----------------------------------------------------------------------------
+
+
+def recipe(name, folder):
+    """Write a recipe of the documentation to a file."""
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    code = next(block for block in text.split("```python\n")[1:] if block.startswith(f"# {name}\n"))
+    (folder / name).write_text(code.partition("```")[0])
+
+
+def test_the_recipe_for_hugging_face(tmp_path, monkeypatch):
+    class Held(Numbered):
+        def __getitem__(self, i):
+            return {"image": Image.new("L", (3, 2), i), "label": i % 5}
+
+    def load_dataset(name, *, split, revision):
+        assert (name, split, revision) == ("someone/digits", "test", "77f3279")
+        return Held()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    recipe("huggingface.py", tmp_path)
+    options = {"name": "someone/digits", "revision": "77f3279"}
+    images = opened(resolve("huggingface.py:build", base=tmp_path, role="data", options=options))
+    found, labels, ids = visited(images)
+    assert (images.order, labels.tolist()) == ("seeded", [i % 5 for i in ids])
+    assert torch.allclose(found[:, 0, 0, 0], torch.tensor(ids) / 255)
+
+
+def test_the_recipe_for_webdataset_decodes_only_what_it_names(tmp_path, monkeypatch):
+    class Bomb:
+        def __reduce__(self):
+            return os._exit, (1,)
+
+    def jpeg(colour):
+        file = io.BytesIO()
+        Image.new("RGB", (30, 20), (colour, 0, 0)).save(file, "JPEG")
+        return file.getvalue()
+
+    class Shards(IterableDataset):
+        def __init__(self, urls, *, shardshuffle):
+            assert (urls, shardshuffle) == ("x.tar", False)
+
+        def map(self, function):
+            self.function = function
+            return self
+
+        def __iter__(self):
+            for i in range(20):
+                files = {"__key__": f"x/{i // 2}", "jpg": jpeg(10 * i), "cls": str(i % 3).encode()}
+                yield self.function(files | {"pkl": pickle.dumps(Bomb())})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "webdataset", SimpleNamespace(WebDataset=Shards))
+    recipe("shards.py", tmp_path)
+    images = opened(resolve("shards.py:build", base=tmp_path, role="data", options={"urls": "x.tar"}))
+    (block,) = images.blocks(20, 0, None)
+    assert (images.order, block.images.shape) == ("as given", (20, 3, 224, 224))
+    assert torch.allclose(block.images[:, 0, 0, 0] * 255, 10.0 * torch.arange(20), atol=3)  # JPEG loses some
+    assert block.labels.tolist() == [i % 3 for i in range(20)]
+    assert len(block.sources.unique()) == 10

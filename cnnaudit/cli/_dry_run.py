@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from cnnaudit.facts import model_facts
 from cnnaudit.site import Op
 
 if TYPE_CHECKING:
@@ -36,8 +37,20 @@ def describe(prepared: Prepared) -> str:
         *absent,
         f"{len(own)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
         f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",
+        _calling(prepared),
     ]
     return "\n\n".join(parts)
+
+
+def _calling(prepared: Prepared) -> str:
+    """What the network is shown, how it is called and where its logits are."""
+    model, data = model_facts(prepared), prepared.images.facts
+    lines = {
+        "transform": data["transform"] or "none: images go in as they are",
+        "inputs": f"{', '.join(model['inputs'])}; the first is {' x '.join(map(str, model['input_shape']))}",
+        "logits": model["head"] or "none: no output is taken for them",
+    }
+    return "\n".join(f"{name:<9} {told}" for name, told in lines.items())
 
 
 def _looks(prepared: Prepared) -> str:

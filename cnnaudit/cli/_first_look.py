@@ -25,7 +25,7 @@ __all__ = ["METRICS", "describe"]
 
 _WIDTH = 118
 _DORMANT = 0.025  # arXiv 2302.12902
-_INPUTS = 6
+_INPUTS = 4
 _FAR = 1e9  # above every share and ratio, so that the smallest goes farthest
 _LOOK_FIRST = "Look first (>) at; cnnaudit explain METRIC says what it means"
 
@@ -58,7 +58,7 @@ def _sites(flow: Flow, cells: Mapping[str, list[str]], marked: frozenset[str]) -
         if site.op is Op.INPUT:
             continue
         tap = site.taps.get("output") or site.taps.get("sum")
-        kind = f"{'global ' * site.is_global}{site.operator} {site.op}" if site.operator else str(site.op)
+        kind = f"{site.operator} {site.op}".strip()
         size = "x".join(map(str, tap.spatial)) if tap else ""
         first, *more = cells.get(site.path) or [""]
         rows.append([">" if site.path in marked else "", site.path, kind, site.units, size, first])
@@ -75,9 +75,10 @@ class _At:
     site: Site
     fields: Mapping[str, Estimate]
 
-    def told(self, field: str) -> str:
+    def told(self, field: str, digits: int = 3) -> str:
         found = self.fields[field]
-        return f"{_short(found.value)} [{_short(found.low)}, {_short(found.high)}]"
+        value, low, high = (_short(x, digits) for x in (found.value, found.low, found.high))
+        return value if math.isnan(found.value) else f"{value} [{low}, {high}]"
 
     def value(self, field: str) -> float:
         return self.fields[field].value
@@ -135,7 +136,7 @@ def _first_look(flow: Flow) -> _Found:
         table = tabulate(ends, tablefmt="plain", disable_numparse=True)
         sections.insert(0, f"{_LOOK_FIRST}\n{textwrap.indent(table, '  ')}")
     marked = frozenset(row[1] for row in ends)
-    return _Found({path: ["  ".join(parts)] for path, parts in lines.items()}, marked, tuple(sections))
+    return _Found({path: ["  ".join(parts).rstrip()] for path, parts in lines.items()}, marked, tuple(sections))
 
 
 def _places(flow: Flow, metric: str) -> tuple[list[_At], dict[str, str]]:
@@ -157,14 +158,14 @@ def _aligned(cells: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Lines whose parts begin at the same column at each site."""
     widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
     return {
-        path: "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True) if width).rstrip()
+        path: "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True) if width)
         for path, row in cells.items()
     }
 
 
 def _extreme(end: _End, places: Sequence[_At], metric: str) -> Iterator[list[str]]:
-    worst = max(places, key=end.far, default=None)
-    if worst is not None and end.far(worst) > 0:
+    worst = max((at for at in places if end.far(at) > 0), key=end.far, default=None)
+    if worst is not None:
         yield [end.title, worst.site.path, end.told(worst, places), metric]
 
 
@@ -172,10 +173,10 @@ def _activity(at: _At) -> list[str]:
     zeros = "dead" in at.fields
     constant = at.count("always_on", 1)
     return [
-        f"dead {at.count('dead', 1)}" if zeros else "",
+        f"dead {at.count('dead', 1) if zeros else '-'}",
         f"dormant {at.count('dormant', -math.inf, _DORMANT)}",
         f"constant {constant}" if constant else "",
-        f"zeros {at.told('apoz')}" if zeros else "",
+        f"zeros {_short(at.value('apoz'), 2) if zeros else '-'}",
     ]
 
 
@@ -187,23 +188,23 @@ def _kernels(field: str) -> Callable[[_At, Sequence[_At]], str]:
     def told(worst: _At, places: Sequence[_At]) -> str:
         able = [at.count(field, 1) for at in places if field in at.fields]
         own = f"{worst.count(field, 1)} of {len(worst.fields[field].units)}"
-        return f"{own}; {sum(able):,} in all, at {sum(map(bool, able))} of {len(able)} convolutions"
+        return f"{own}; {sum(able):,} in all, at {sum(map(bool, able))} of {len(able)} sites"
 
     return told
 
 
-def _least(field: str, what: str) -> _End:
+def _least(field: str, title: str) -> _End:
     """The site where a field is smallest."""
     return _End(
-        f"weakest {what}",
+        title,
         lambda at: -at.value(field) + _FAR,
-        lambda at, places: f"{at.told(field)}; the strongest has {_short(max(p.value(field) for p in places))}",
+        lambda at, places: f"{at.told(field)}; the largest is {_short(max(p.value(field) for p in places))}",
     )
 
 
 def _class_information(at: _At) -> list[str]:
     units = [value for value in at.fields["information"].units if not math.isnan(value)]
-    return [f"class {at.told('information')} bits", f"best {_short(max(units))}" if units else ""]
+    return [f"class {at.told('information', 2)}", f"best {_short(max(units), 2)}" if units else ""]
 
 
 def _alternative(at: _At) -> tuple[float, str]:
@@ -229,16 +230,22 @@ def _gate(at: _At) -> list[str]:
 
 def _concat(at: _At) -> list[str]:
     shares = at.fields["share"].units
-    shown = ", ".join(map(_short, shares[:_INPUTS]))
-    return [f"inputs {shown}" + (f" and {len(shares) - _INPUTS} more" if len(shares) > _INPUTS else "")]
+    if len(shares) <= _INPUTS:
+        return [f"inputs {', '.join(map(_short, shares))}"]
+    return [f"{len(shares)} inputs {_short(min(shares))} to {_short(max(shares))}"]
+
+
+def _least_input(at: _At) -> str:
+    shares = at.fields["share"].units
+    return f"{_short(min(shares))}, input {shares.index(min(shares))} of 0 to {len(shares) - 1}"
 
 
 def _dead_legend(n: int) -> str:
     missed = 1 - 0.05 ** (1 / max(n, 1))
     return (
         f"dead: kernels that are zero everywhere on these {n:,} images; one that {missed:.1%} of images activate may "
-        f"be among them (95 %). dormant: mean response at most {_DORMANT} of the layer's. constant: hardly ever zero, and "
-        "hardly varies. zeros: share of exact zeros; where no activation makes any, neither these nor dead are told."
+        f"be among them (95 %). dormant: mean response at most {_DORMANT} of the layer's. constant: hardly ever zero, "
+        "and hardly varies. zeros: share of exact zeros. -: no activation follows that makes any."
     )
 
 
@@ -272,14 +279,14 @@ _WORDS = (
             ),
         ),
         lambda n: (  # noqa: ARG005
-            "loses: share of the entropy of a pool's windows, at a few levels; where another pool would lose less, that "
-            "is told. Compare pools with windows of one size only."
+            "loses: share of the entropy of a pool's windows, at a few levels; where another pool would lose less, "
+            "that is told. Compare pools with windows of one size only."
         ),
     ),
     _Words(
         "branch_variance_share",
         _branch,
-        (_least("share", "branch"),),
+        (_least("share", "weakest branch"),),
         lambda n: (  # noqa: ARG005
             "branch: what the residual branch brings of the sum's variance; the skip brings the rest. correlation: of "
             "the two. Low shares are usual deep in a network; near 0 the block does nothing."
@@ -292,7 +299,7 @@ _WORDS = (
             _End(
                 "weakest input",
                 lambda at: _FAR - min(at.fields["share"].units),
-                lambda at, places: f"{_short(min(at.fields['share'].units))} of the variance",  # noqa: ARG005
+                lambda at, places: _least_input(at),  # noqa: ARG005
             ),
         ),
         lambda n: (  # noqa: ARG005
@@ -302,7 +309,7 @@ _WORDS = (
     _Words(
         "gate_activity",
         _gate,
-        (_least("between_images", "variation of a gate"),),
+        (_least("between_images", "steadiest gate"),),
         lambda n: (  # noqa: ARG005
             "gate: its mean, and how much it varies from image to image, relative to that; near 0 it is a constant."
         ),
@@ -371,8 +378,8 @@ def _warnings(flow: Flow) -> Iterator[str]:
 _NEXT = "next       Write what must hold into a rule file (docs/rules.md), and cnnaudit check it."
 
 
-def _short(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3g}"
+def _short(value: float, digits: int = 3) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.{digits}g}"
 
 
 def _large(count: int) -> str:

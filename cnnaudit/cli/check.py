@@ -30,7 +30,7 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return targets
 
 
-@click.command()
+@click.command(short_help="Judge a network by a rule file.")
 @click.argument("spec", type=click.Path(exists=True, dir_okay=False))
 @click.option("--dry-run", is_flag=True, help="List sites, rules, memory and images needed; read one block only.")
 @click.option(

@@ -31,6 +31,7 @@ def command(name: str | None) -> None:
             "\nCost: weights reads no image; light adds little to a forward pass, medium some tenths, heavy more "
             "than that, or seconds a site at the end.\n`cnnaudit explain NAME` tells the whole story of one of them."
             f"\n\nPacks of rules, for `extends:`: {', '.join(known)}. `cnnaudit explain {known[0]}` tells its rules."
+            "\n`cnnaudit profile MODEL --data DATA` measures a network without any rules."
         )
         return
     if ":" in name:

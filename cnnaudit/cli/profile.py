@@ -46,7 +46,7 @@ def _head(ctx: click.Context, param: click.Parameter, text: str | None) -> Any: 
 def _sides(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:  # noqa: ARG001
     if text is None:
         return None
-    if not re.fullmatch(r"[0-9]+(x[0-9]+){0,2}", text):
+    if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*){0,2}", text):
         raise click.BadParameter(f"{text} is not pixels a side, such as 224 or 192x256")
     sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else sides
@@ -71,7 +71,7 @@ def _target(ctx: click.Context, param: click.Parameter, text: str | None) -> Pat
     return Path(path)
 
 
-@click.command()
+@click.command(short_help="Measure a network on images: a first look without rules.")
 @click.argument("model", callback=_named)
 @click.option(
     "--data",
@@ -179,18 +179,18 @@ def _in_words_of_options() -> Iterator[None]:
     try:
         yield
     except SpecError as error:
-        told = [re.sub(r"^at (\w+)[^:]*: ", _option, problem.message) for problem in error.problems]
+        told = [re.sub(r"^at (data\.transform|\w+)[^:]*: ", _option, problem.message) for problem in error.problems]
         raise LoadError("\n".join(told)) from None
 
 
 def _option(place: re.Match[str]) -> str:
-    names = {"model": "MODEL", "sampling": "--crop", "extends": "--rules"}
+    names = {"model": "MODEL", "data.transform": "--transform", "sampling": "--crop", "extends": "--rules"}
     return f"{names.get(place[1], f'--{place[1]}')}: "
 
 
 def _write(flow: Flow, path: Path) -> None:
     held = {"model": flow.model, "data": flow.data, "settings": flow.settings, "notes": flow.notes}
-    body = json.dumps(held | {"measured": flow.records()}, indent=1, sort_keys=True, allow_nan=False)
+    body = json.dumps(held | {"measured": flow.records()}, sort_keys=True, allow_nan=False)
     try:
         path.write_text(body + "\n", encoding="utf-8")
     except OSError as error:

@@ -110,6 +110,9 @@ def _graph_of(program: ExportedProgram, call: Call, head: str | None) -> ModelGr
     taken = [node for node in module.graph.nodes if node.op == "placeholder"]
     paths = ["input", *(f"input.{name.removeprefix('images.')}" for name in call.names[1:])]
     entrances = {taken[order.index(i)]: path for i, path in enumerate(paths)}
+    for node, i in zip(taken, order, strict=True):
+        node.replace_all_uses_with(taken[order.index(i)])  # what is passed twice is one value
+    module.recompile()
     flow = Dataflow(module.graph, entrances)
     sites = sites_of(flow, logits_of(module, program.call_spec.out_spec, head))
     if head and not any(site.op is Op.HEAD for site in sites):

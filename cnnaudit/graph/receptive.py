@@ -136,7 +136,7 @@ def field_of(node: Node, known: Mapping[Node, Field], axes: Mapping[Node, int | 
     first = known[inputs[0]]
     rank = len(ops.shape(inputs[0]))
     grid = _grid(rank, axes[inputs[0]], whole)
-    if name in _MIXERS or _dimensions(node, name, rank) & set(grid):
+    if name in _MIXERS or _dimensions(node, name, rank) & set(grid) or _holds_images_inside(node, inputs):
         return whole
     if name in ops.LINEARS:
         # It mixes the last dimension: channels, unless positions were flattened into it.
@@ -150,6 +150,11 @@ def field_of(node: Node, known: Mapping[Node, Field], axes: Mapping[Node, int | 
     if (rule := _RULES.get(name)) is not None:
         return rule(node, first, grid)
     return _through_pointwise(node, inputs, known, axes, whole)
+
+
+def _holds_images_inside(node: Node, inputs: Sequence[Node]) -> bool:
+    """Whether the images are not the first dimension: the batch, a symbol, is among the others."""
+    return any(not isinstance(size, int) for value in (node, *inputs) for size in ops.static_shape(value))
 
 
 def _grid(rank: int, axis: int | None, whole: Field) -> list[int]:

@@ -40,12 +40,16 @@ def response_of(flow: Dataflow, output: Node) -> tuple[Node, Node | None]:
             return follower, current
         if name in ops.NORMS or _is_affine(flow, follower):
             response = current = ops.picked(follower)
-        elif name in ops.TRANSPOSITIONS or name in ops.MEMORY:
+        elif name in ops.MEMORY or (name in ops.TRANSPOSITIONS and _keeps_images_first(current, follower)):
             current = follower
         else:
             break
     gated = _self_gated(flow, current)
     return (response, None) if gated is None else (gated, current)
+
+
+def _keeps_images_first(before: Node, after: Node) -> bool:
+    return str(ops.shape(before)[:1]) == str(ops.shape(after)[:1])  # symbols as text: comparing them would add guards
 
 
 def activated(flow: Dataflow, value: Node) -> Node | None:

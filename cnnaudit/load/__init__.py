@@ -4,7 +4,7 @@ from cnnaudit.load.blocks import Block
 from cnnaudit.load.data import open_images
 from cnnaudit.load.images import Images
 from cnnaudit.load.masks import as_masks, concepts
-from cnnaudit.load.model import Loaded, load_model
+from cnnaudit.load.model import Loaded, load_model, unwrapped
 from cnnaudit.load.preprocessing import transforms_for
 from cnnaudit.load.suggested import suggested_shape
 from cnnaudit.load.trust import Trust
@@ -24,4 +24,5 @@ __all__ = [
     "source_id",
     "suggested_shape",
     "transforms_for",
+    "unwrapped",
 ]

@@ -45,14 +45,17 @@ def open_safetensors(source: Source, wanted: Wanted, trust: Trust) -> Images:
 def open_npy(source: Source, wanted: Wanted, trust: Trust) -> Images:
     """Open an npy of images; options name the files, relative to its folder, of all else (``labels: labels.npy``).
 
+    It is what the network takes first where that takes several.
+
     Raises:
         LoadError: a file may not be read, holds no array, or is not what it claims.
     """
     path, place = _file(source, trust)
     _check_options(source, wanted, "an npy", own=_OWN[1:])
-    if "images" in source.options:
-        raise LoadError(f"{place}: the images are those of {source.written} itself: leave out the option 'images'")
-    found: dict[str, Any] = {"images": npy_file(path, place)}
+    own = "images" if wanted.call is None else wanted.call.names[0]
+    if own in source.options:
+        raise LoadError(f"{place}: {own} are those of {source.written} itself: leave out the option {own!r}")
+    found: dict[str, Any] = {own: npy_file(path, place)}
     unread = () if wanted.masks else ("masks",)
     read = _read(wanted)
     for name, file in source.options.items():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrays"]
 
+_MOST_IMAGES = 10**7  # their order alone takes 80 MB, and a few kilobytes can inflate to more images
 _CHUNK = 64
 _CHUNK_VALUES = 2**21  # 8 MB of single precision
 
@@ -40,6 +41,8 @@ class Arrays(Images):
         self.count = count = len(self.images)
         if not math.prod(self.images.shape):
             raise LoadError(f"{source}: there are no images")
+        if count > _MOST_IMAGES:
+            raise LoadError(f"{source}: {count:,} images; an audit takes at most {_MOST_IMAGES:,}: give a part of them")
         self._check_lengths(held, count)
         self.others = {name: held[name] for name in self.call.names[1:]}
         # The rest is a few bytes an image, and all of it has to be known before the first one is read.

@@ -67,6 +67,7 @@ class Block:
             shape (n, concepts, *size); None where there are none or no rule needs them.
         canvas: The larger images that ``images`` are the middle of, shape (n, channels, *size), or None.
         others: What the network takes besides the images, each of shape (n, ...).
+        canvases: For each of these the larger pictures that it is the middle of, or None; empty without a canvas.
     """
 
     number: int
@@ -78,6 +79,7 @@ class Block:
     masks: Tensor | None = None
     canvas: Tensor | None = None
     others: tuple[Tensor, ...] = ()
+    canvases: tuple[Tensor | None, ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -86,6 +88,8 @@ class Block:
 
     def cropped(self, size: tuple[int, ...]) -> Block:
         """Return the block with the middle of each image as the image, and the whole of it as its canvas.
+
+        Pictures of the same size that the network takes besides show the same scene and are cut along.
 
         Raises:
             LoadError: the images are smaller than that.
@@ -105,7 +109,9 @@ class Block:
         within = (slice(None), slice(None), *middle)
         images = self.images[within]
         masks = None if self.masks is None else self.masks[within[-self.masks.dim() :]]
-        return replace(self, images=images, masks=masks, canvas=self.images)
+        canvases = tuple(x if tuple(x.shape[2:]) == spatial else None for x in self.others)
+        others = tuple(x if canvas is None else canvas[within] for x, canvas in zip(self.others, canvases, strict=True))
+        return replace(self, images=images, masks=masks, canvas=self.images, others=others, canvases=canvases)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Block:
         """Return the block on a device, its images as numbers of this type.
@@ -116,12 +122,15 @@ class Block:
         labels, masks = (None if x is None else x.to(device) for x in (self.labels, self.masks))
         images, ids = self.images.to(device, dtype), self.ids.to(device)
         canvas = None if self.canvas is None else self.canvas.to(device, dtype)
-        others = tuple(x.to(device, dtype if _measured(x) else x.dtype) for x in self.others)
-        return replace(self, images=images, labels=labels, ids=ids, masks=masks, canvas=canvas, others=others)
+        others = tuple(_moved(x, device, dtype) for x in self.others)
+        canvases = tuple(None if x is None else _moved(x, device, dtype) for x in self.canvases)
+        moved = {"images": images, "labels": labels, "ids": ids, "masks": masks, "canvas": canvas}
+        return replace(self, **moved, others=others, canvases=canvases)
 
 
-def _measured(values: Tensor) -> bool:
-    return values.is_floating_point() or values.dtype is torch.uint8
+def _moved(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    measured = values.is_floating_point() or values.dtype is torch.uint8
+    return values.to(device, dtype if measured else values.dtype)
 
 
 def blocks(batches: Iterable[Batch], size: int) -> Iterator[Block]:

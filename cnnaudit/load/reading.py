@@ -118,7 +118,6 @@ class Fetch(Dataset[Any]):
 
 
 def _stacked(values: list[Any]) -> Any:
-    values = [torch.from_numpy(x) if isinstance(x, np.ndarray) and x.dtype.kind in "biuf" else x for x in values]
     first = values[0]
     alike = all(isinstance(x, torch.Tensor) and (x.shape, x.dtype) == (first.shape, first.dtype) for x in values)
     return torch.stack(values) if alike else values
@@ -210,7 +209,8 @@ def _without_handler() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before)
+        if before is not None:  # None was not set by Python, and cannot be
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _draw_anew(seed: int, index: int) -> None:

@@ -91,10 +91,8 @@ class Samples(Images):
 
     def _batches(self, seed: int, limit: int | None) -> Iterable[Batch]:
         order = permutation(self.count or 0, seed)[:limit].tolist()
-        names = {*self.call.names, "images", "labels", "source", *self.columns} | ({"masks"} if self.masked else set())
         single = self._collate is None
-        prepare = _Prepare(self.call, self._transform, self._wanted.excluded, names, single=single)
-        fetch = Fetch(self.dataset, seed=seed, collate=self._collate, prepare=prepare)
+        fetch = Fetch(self.dataset, seed=seed, collate=self._collate, prepare=self._prepare())
         shapes: dict[str, tuple[int, ...]] = {}
         for indices, found, failures in read(fetch, order, self._workers(len(order)), self.loader, self._place):
             self._note(failures)
@@ -109,6 +107,10 @@ class Samples(Images):
                 self._check_size(batch, place, shapes)
                 self._found += [self._name(i) for i, same in zip(group, held[EXCLUDED], strict=True) if same]
                 yield replace(batch, ids=torch.tensor(group))
+
+    def _prepare(self) -> _Prepare:
+        names = {*self.call.names, "images", "labels", "source", *self.columns} | ({"masks"} if self.masked else set())
+        return _Prepare(self.call, self._transform, self._wanted.excluded, names, single=self._collate is None)
 
     def _compare(self, images: Any, ids: Tensor) -> None:
         """Nothing: images are compared where they are read."""

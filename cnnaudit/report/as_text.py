@@ -96,8 +96,23 @@ def _heading(report: Report) -> str:
     return (
         f"model  {model['source']}{weights}: {sites}\n"
         f"data   {data['source']}: {data['n_images']:,}{of} images{_sources(data)}, order {data['order']}"
-        f"{_extended(report.spec)}"
+        f"{_run(report)}{_extended(report.spec)}"
     )
+
+
+def _run(report: Report) -> str:
+    """What was done to the images, and how the network was called and run."""
+    model, data, settings = report.model, report.data, report.settings
+    inputs = model.get("inputs", ())
+    told = [
+        *(["an exported program"] if model.get("exported") else []),
+        *([f"called with {', '.join(inputs)}"] if len(inputs) > 1 else []),
+        *([f"{settings['mode']} mode, {settings['dtype']} on {settings['device']}"] if "mode" in settings else []),
+        *(["channels_last"] if settings.get("memory_format") == "channels_last" else []),
+        *([f"logits of {model['head']}"] if model.get("head") else []),
+    ]
+    lines = {"input  ": data.get("transform", ""), "run    ": ", ".join(told)}
+    return "".join("\n" + _wrapped(start, text) for start, text in lines.items() if text)
 
 
 def _extended(spec: Mapping[str, Any]) -> str:

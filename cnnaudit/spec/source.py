@@ -132,7 +132,8 @@ def _refusal(text: str, base: Path, role: Role) -> str:
     if role == "model" and (found := _read(text, base)) and found[0] in _WEIGHTS:
         return (
             f"{quoted(text)} is a file of weights, not a model: name the code that builds the model "
-            "under model: (model.py:build) and this file under weights:"
+            "under model: (model.py:build) and this file under weights:; a whole model, "
+            "pickled or of TorchScript, is not read: save it with torch.export.save as .pt2"
         )
     hint = ""
     for guess in _guesses(text, role):

@@ -113,6 +113,7 @@ class Runner(fx.Interpreter):
         """
         turn = _Turn(block, seed, fold)
         self._start(inputs)
+        canvases = self._canvases(block)
         runs = {variant: dict(self.constants) for variant in self.companions}
         output = None
         for node in self.steps:
@@ -125,8 +126,9 @@ class Runner(fx.Interpreter):
             for variant, env in runs.items():
                 if node in self.companions[variant]:
                     self.env = env
-                    if node is self.images:
-                        env[node] = _laid_out(self._other_images(variant, block, inputs[0], seed))
+                    canvas = canvases.get(node)
+                    if canvas is not None:
+                        env[node] = _laid_out(_other_part(variant, block, canvas, value, seed))
                     else:
                         env[node] = value if node.op == "placeholder" else self.run_node(node)
                     self._gather(variant, node, turn)
@@ -165,19 +167,13 @@ class Runner(fx.Interpreter):
         mean = self.means[self.by_name[variant.node]]
         return mean.to(value.dtype).expand_as(value).contiguous()
 
-    def _other_images(self, variant: Variant, block: Block, images: Tensor, seed: int) -> Tensor:
-        """The part of each image's canvas that another run sees, filled up to the size of the block."""
-        if block.canvas is None:
+    def _canvases(self, block: Block) -> dict[fx.Node, Tensor | None]:
+        """What each of the graph's inputs is the middle of: all pictures of one scene are shifted together."""
+        if self.companions and block.canvas is None:
             raise ValueError("other images are cut from a canvas; the plan checks that there is one")
-        size = tuple(images.shape[2:])
-        if variant.by == "shift":
-            moved = torch.tensor(variant.amount).expand(len(block.canvas), -1)
-        else:
-            draw, *margin = variant.amount
-            moved = draw_offsets(block.ids.cpu(), seed, draw, tuple(margin))
-        middle = torch.tensor([(c - s) // 2 for c, s in zip(block.canvas.shape[2:], size, strict=True)])
-        parts = [_cut(canvas, at, size) for canvas, at in zip(block.canvas, (middle + moved).tolist(), strict=True)]
-        return torch.stack(parts + [parts[-1]] * (len(images) - len(parts)))
+        held = (block.canvas, *(block.canvases or [None] * len(block.others)))
+        taken = (node for node in self.steps if node.op == "placeholder")
+        return {node: held[i] for node, i in zip(taken, self.model_graph.order, strict=True)}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; fx's own method also notes for stack traces which one, which takes longer than a small op."""
@@ -283,6 +279,19 @@ def _parted(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
     """Probes that read the network as it is, and those that compare it with another run."""
     others = [p for p in probes if any(p.site.taps[tap].variant for tap in p.taps if tap in p.site.taps)]
     return [p for p in probes if p not in others], others
+
+
+def _other_part(variant: Variant, block: Block, canvas: Tensor, value: Tensor, seed: int) -> Tensor:
+    """The part of each image's canvas that another run sees, filled up to the size of the block."""
+    size = tuple(value.shape[2:])
+    if variant.by == "shift":
+        moved = torch.tensor(variant.amount).expand(len(canvas), -1)
+    else:
+        draw, *margin = variant.amount
+        moved = draw_offsets(block.ids.cpu(), seed, draw, tuple(margin))
+    middle = torch.tensor([(c - s) // 2 for c, s in zip(canvas.shape[2:], size, strict=True)])
+    parts = [_cut(whole, at, size) for whole, at in zip(canvas, (middle + moved).tolist(), strict=True)]
+    return torch.stack(parts + [parts[-1]] * (len(value) - len(parts)))
 
 
 def _laid_out(images: Tensor) -> Tensor:

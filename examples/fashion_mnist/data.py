@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FOLDER = "/usr/share/datasets/fashion-mnist"
 
 
-def build(part: str = "t10k") -> tuple[np.ndarray, np.ndarray]:
+def build(part: str = "t10k", folder: str = FOLDER) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 of shape (n, 1, 28, 28), and labels 0 to 9.
 
     Args:
         part: ``t10k``, the 10,000 test images, or ``train``, the 60,000 others.
+        folder: Where the four files are, if they come from elsewhere.
 
     Raises:
         FileNotFoundError: The package is not installed.
     """
-    images, labels = FOLDER / f"{part}-images-idx3-ubyte.gz", FOLDER / f"{part}-labels-idx1-ubyte.gz"
+    images, labels = (Path(folder) / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
     if not images.exists():
         raise FileNotFoundError(f"there is no {images}: run `apt-get install dataset-fashion-mnist` (Debian, Ubuntu)")
     return read_idx(images)[:, None], read_idx(labels).astype(np.int64)

@@ -2,7 +2,8 @@
 
     python examples/fashion_mnist/train.py
 
-That takes five minutes of CPU time. It is seeded and runs on one thread: the same machine with the same torch writes the same bytes.
+That takes five minutes of CPU time. It is seeded and runs on one thread: the same machine with the same torch writes
+the same bytes.
 """
 
 from pathlib import Path

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import cnnaudit
 from cnnaudit import pipeline
+from cnnaudit.graph import capture
 from cnnaudit.intervals import BoundedMean
 from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import registry
@@ -88,7 +89,11 @@ def audits(runs: int, seed: int, *, looks: tuple[Look, ...] | None = None) -> di
     ]
     found: dict[tuple[str, str], Counter[Outcome]] = {}
     planned = (lambda *_, **__: looks) if looks else schedule
-    with mock.patch.object(pipeline, "schedule", planned):
+    graph = capture(model, images_of(2, np.random.default_rng(0))[0])
+    with (
+        mock.patch.object(pipeline, "schedule", planned),
+        mock.patch.object(pipeline, "capture", return_value=graph),  # the network is the same each time
+    ):
         for _ in range(runs):
             report = cnnaudit.audit({"cnnaudit": 1, "rules": rules}, model=model, data=images_of(1200, rng))
             for verdict in report.verdicts:

@@ -77,7 +77,8 @@ DATA = "the forms are images.npz, images.npy, images.safetensors, a folder of im
             "net.pt",
             (
                 "'net.pt' is a file of weights, not a model: name the code that builds the model under model: "
-                "(model.py:build) and this file under weights:"
+                "(model.py:build) and this file under weights:; a whole model, pickled or of TorchScript, is not read: "
+                "save it with torch.export.save as .pt2"
             ),
         ),
         ("weights", "w.safetensor", f"'w.safetensor' does not name weights; did you mean 'w.safetensors'? {WEIGHTS}"),
