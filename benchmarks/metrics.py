@@ -25,7 +25,7 @@ from cnnaudit.stream import sweep
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cnnaudit.load import Block
+    from cnnaudit.data import Block
     from cnnaudit.pipeline import Prepared
     from cnnaudit.statistics import Probe
 

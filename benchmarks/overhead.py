@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from cnnaudit.load import Block
+    from cnnaudit.data import Block
     from cnnaudit.pipeline import Prepared
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v3_small")

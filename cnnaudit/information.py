@@ -486,10 +486,11 @@ def _miller_madow(counts: Tensor, n: Tensor) -> Tensor:
 
 
 def _grassberger(counts: Tensor, n: Tensor) -> Tensor:
-    m = counts.clamp(min=1)
+    held = counts > 0  # of the cells of a large table few are
+    m = counts[held]
     sign = 1 - 2 * (m % 2)
     g = torch.digamma(m) + sign * (torch.digamma((m + 1) / 2) - torch.digamma(m / 2)) / 2
-    return torch.log(n) - (counts * g).sum(-1) / n
+    return torch.log(n) - torch.zeros_like(counts).masked_scatter(held, m * g).sum(-1) / n
 
 
 def _chao_shen(counts: Tensor, n: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
+from cnnaudit.data import Block, source_id
+from cnnaudit.data.masks import as_masks
 from cnnaudit.errors import LoadError, MetricError
 from cnnaudit.judge import estimate
-from cnnaudit.load import Block, source_id
-from cnnaudit.load.masks import as_masks
 from cnnaudit.metrics import Metric, registry, vocabulary
 from cnnaudit.plan import GROUPS
 from cnnaudit.site import PARAMETERS, Op, Site, Tap, Variant

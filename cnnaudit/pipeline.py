@@ -18,23 +18,12 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 from tqdm import tqdm
 
+from cnnaudit.data import Block, Images, concepts, open_images, suggested_shape, transforms_for
 from cnnaudit.errors import GraphError, LoadError
 from cnnaudit.facts import TWIN_IMAGES, home, model_facts, notes, settings
 from cnnaudit.graph import capture, capture_program, fixed_batch
 from cnnaudit.judge import decide
-from cnnaudit.load import (
-    Block,
-    Images,
-    Loaded,
-    Trust,
-    concepts,
-    load_model,
-    make_twin,
-    open_images,
-    suggested_shape,
-    transforms_for,
-    unwrapped,
-)
+from cnnaudit.load import Loaded, Trust, load_model, make_twin, unwrapped
 from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.plan import Plan, make_plan

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from cnnaudit.load import Trust, open_images
+from cnnaudit.data import open_images
+from cnnaudit.load import Trust
 from cnnaudit.spec import resolve
 
 COUNT = 37

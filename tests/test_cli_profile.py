@@ -111,7 +111,7 @@ def lines(text):
     """The sites' lines by path: the mark, and what was measured."""
     found = {}
     for line in text.split("\n\n")[0].splitlines()[2:]:
-        mark, path, *rest = re.split(r"  +", line) if line[0] == " " else ("", *re.split(r"  +", line)[1:])
+        path, *rest = re.split(r"  +", line[1:].strip())
         found[path] = line[0] == ">", "  ".join(rest)
     return found
 
@@ -221,14 +221,14 @@ class TestOptions:
         batch = {0: torch.export.Dim.DYNAMIC}
         program = torch.export.export(names["build"]().eval(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=(batch,))
         torch.export.save(program, project / "net.pt2")
-        rules = "cnnaudit: 1\nmodel: net.pt2\ndata: x.npz\nrules: [{metric: branch_variance_share, min: 0}]\n"
+        rules = "cnnaudit: 1\nmodel: net.pt2\ndata: x.npz\nrules: [{metric: branch_variance_share, min: -1}]\n"
         (project / "exported.audit.yaml").write_text(rules, encoding="utf-8")
         look = ["profile", "net.pt2", "--data", "x.npz", "--rules", "branch_variance_share"]
         for argv in look, ["check", "exported.audit.yaml"]:
             assert main(argv) == 2
             assert "add --trust-model" in capsys.readouterr().err
         assert main([*look, "--trust-model"]) == 0
-        assert "branch_variance_share 0." in capsys.readouterr().out
+        assert "branch_variance_share -0." in capsys.readouterr().out
         assert main(["check", "exported.audit.yaml", "--trust-model"]) == 0
         assert (
             "\nrun    an exported program, evaluation mode, float32 on cpu, logits of fc\n" in capsys.readouterr().out

@@ -579,6 +579,100 @@ def test_short_forms(flow, few):
     assert str(few) == few.table()
 
 
+class Pair(nn.Module):
+    """Two inputs by name, of which the second gates the first; the logits are one of two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, left, right):
+        maps = torch.relu(self.conv(left)) * torch.sigmoid(self.conv(right))
+        return {"maps": maps, "scores": self.fc(maps.mean((2, 3)))}
+
+
+class TestCalling:
+    @pytest.fixture
+    def pairs(self):
+        left, labels = images_and_labels(48)
+        return {"left": left, "right": left.flip(0), "labels": labels}
+
+    def test_inputs_and_head(self, pairs):
+        model = Pair()
+        flow = cnnaudit.profile(model, pairs, rules="activity.apoz", inputs=["left", "right"], head="scores")
+        assert [site.path for site in flow.sites if site.op == "head"] == ["fc"]
+        assert (flow.model["inputs"], flow.model["head"]) == (["left", "right"], "fc")
+        # The first call of the convolution reads the left images and is followed by the ReLU.
+        zeros = (model.conv(pairs["left"]) <= 0).float().mean((0, 2, 3))
+        assert flow["activity.apoz"]["conv"].units == pytest.approx(zeros.tolist(), abs=1e-6)
+        other = cnnaudit.profile(model, pairs, rules="activity.apoz", inputs=["right", "left"], head="scores")
+        zeros = (model.conv(pairs["right"]) <= 0).float().mean((0, 2, 3))
+        assert other["activity.apoz"]["conv"].units == pytest.approx(zeros.tolist(), abs=1e-6)
+
+    def test_no_head(self, pairs):
+        flow = cnnaudit.profile(Pair(), pairs, rules="stable_rank", inputs=["left", "right"], head=False)
+        assert [site.op for site in flow.sites if site.path == "fc"] == ["linear"]
+
+    def test_they_win_over_a_rule_file(self, pairs):
+        rules = {"cnnaudit": 1, "head": "maps", "inputs": ["left"], "rules": [{"metric": "stable_rank", "max": 9}]}
+        flow = cnnaudit.profile(Pair(), pairs, rules=rules, inputs={"left": "left", "right": "right"}, head="scores")
+        assert flow.model["head"] == "fc"
+
+    def test_a_mistake_is_named(self, pairs):
+        with pytest.raises(SpecError, match="inputs are named as the data names them, not '3'"):
+            cnnaudit.profile(Pair(), pairs, rules="stable_rank", inputs=[3])
+
+
+def test_records_hold_every_field_in_the_order_of_the_network(few):
+    records = few.records()
+    assert {(r["id"], r["metric"]) for r in records} == {
+        ("class_information", "class_information"),
+        ("activity.apoz", "activity"),
+    }
+    order = [site.path for site in few.sites]
+    places = [order.index(record["site"]) for record in records]
+    assert places == sorted(places)
+    (dead,) = [r for r in records if (r["site"], r["field"]) == ("stem.0", "dead")]
+    estimate = few["activity.dead"]["stem.0"]
+    assert dead["units"] == list(estimate.units) == [0, 0, 1, 0, 0, 0]
+    assert (dead["value"], dead["low"], dead["high"]) == (estimate.value, estimate.low, estimate.high)
+    assert (dead["op"], dead["unit"], dead["kernels"], dead["n_images"]) == ("conv", "indicator", [*range(6)], 130)
+
+
+def test_it_tells_on_what_and_how_it_was_measured(few):
+    assert few.model["parameters"] == 10 * 6 + 2 * (54 + 1) * 6 + 7 * 3
+    assert few.data["n_images"] == 130
+    assert (few.settings["mode"], few.settings["dtype"], few.settings["memory_format"]) == (
+        *("evaluation", "float32"),
+        "contiguous",
+    )
+    assert few.notes == ()
+
+
+def test_the_memory_format_is_told():
+    model = Net().to(memory_format=torch.channels_last)
+    assert cnnaudit.profile(model, images_and_labels(8), rules="stable_rank").settings["memory_format"] == (
+        "channels_last"
+    )
+
+
+def test_what_a_rule_file_may_open_and_trust_is_handed_on(tmp_path):
+    rules, outside = tmp_path / "in" / "net.audit.yaml", tmp_path / "x.npz"
+    rules.parent.mkdir()
+    x, y = images_and_labels(20)
+    np.savez(outside, images=x.numpy(), labels=y.numpy())
+    rules.write_text("cnnaudit: 1\ndata: ../x.npz\nrules: [{metric: stable_rank, severity: note}]\n", encoding="utf-8")
+    with pytest.raises(LoadError, match="--allow-path"):
+        cnnaudit.profile(Net(), rules=rules)
+    assert cnnaudit.profile(Net(), rules=rules, allow_paths=[str(outside)]).data["n_images"] == 20
+    with pytest.raises(LoadError, match="there is no file"):
+        cnnaudit.profile(str(tmp_path / "no.pt2"), (x, y), rules="stable_rank", trust_model=True)
+    with pytest.raises(LoadError, match="--trust-model"):
+        cnnaudit.profile(str(tmp_path / "no.pt2"), (x, y), rules="stable_rank")
+
+
 def test_documented_examples_run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs" / "assertions.md").read_text(encoding="utf-8")

@@ -8,11 +8,11 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
 import sys
-import textwrap
 import warnings
 import zipfile
 import zlib
@@ -374,14 +374,14 @@ def a_folder_with_a_link_in_it():
     return {"data": "photos/"}
 
 
-@attack("list.csv.*secret.png.*lies outside .* --allow-path")
+@attack("list.csv:2: ../outside lies outside .* --allow-path")
 def a_list_of_files_elsewhere():
     picture(Path("../outside/secret.png"))
     Path("list.csv").write_text("file,label\n../outside/secret.png,0\n", encoding="utf-8")
     return {"data": "list.csv"}
 
 
-@attack("exclude.*lies outside .* --allow-path")
+@attack("exclude lies outside .* --allow-path")
 def a_list_of_training_images_elsewhere():
     Path("../outside/train.csv").write_text("sha256\n", encoding="utf-8")
     return {"data": {"load": "data.npz", "exclude": "../outside/train.csv"}}
@@ -429,8 +429,6 @@ def a_file_that_is_no_image():
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_one_message_and_nothing_is_run(bundle, capsys, name):
-    import re
-
     write, message = ATTACKS[name]
     before = {path.name for path in bundle.parent.rglob("*")}
     code, out, err = run(write(), capsys)
@@ -505,7 +503,7 @@ def huge(folder):
     return claims
 
 
-# The peak of a process that has been started by a larger one counts from zero only here.
+# The kernel's own record: what resource.getrusage tells begins with the process that this one was started from.
 PEAK = """
 import sys
 from pathlib import Path
@@ -515,22 +513,23 @@ for name in sys.argv[1:]:
     code = main(["check", f"{name}.audit.yaml", "--allow-import", "model.py"])
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print("CASE", name, code, int(peak.split()[1]) // 1024, flush=True)
-    print("CASE", name, file=sys.stderr, flush=True)
+    print("CASE", file=sys.stderr, flush=True)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory of a process is told on Linux")
 def test_what_claims_to_be_huge_takes_no_memory(bundle):
     claims = huge(bundle)
-    command = [sys.executable, "-c", textwrap.dedent(PEAK), *claims]
+    (bundle / "sound.audit.yaml").write_text(yaml.safe_dump(SOUND), encoding="utf-8")
+    command = [sys.executable, "-c", PEAK, "sound", *claims]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    cases = [line.split() for line in ran.stdout.splitlines()]
-    assert [case[:2] for case in cases] == [["CASE", name] for name in claims], ran.stderr[-2000:]
-    assert {case[1]: case[2] for case in cases} == dict.fromkeys(claims, "2")
+    cases = [line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("CASE")]
+    codes, peaks = {case[0]: case[1] for case in cases}, {case[0]: int(case[2]) for case in cases}
+    assert codes == {"sound": "0"} | dict.fromkeys(claims, "2"), ran.stderr[-2000:]
     assert "Traceback" not in ran.stderr
-    said = ran.stderr.split("CASE")
-    told = {name: text for name, text in zip(claims, (s.split("\n", 1)[-1] if i else s for i, s in enumerate(said)))}
+    told = dict(zip(codes, ran.stderr.split("CASE\n"), strict=False))
     for name, message in claims.items():
         assert message in told[name], (name, told[name])
-        assert told[name].count("error: ") <= 1
-    assert max(int(case[3]) for case in cases) < 500
+        assert len(told[name].splitlines()) == 1
+    # Importing torch takes up to 500 MB by itself, half of that its libraries; what matters is what comes on top.
+    assert max(peaks.values()) - peaks["sound"] < 50

@@ -42,9 +42,7 @@ def same(channels, weight=1.0):
 def found(model, data, **spec):
     """What each site is: operator, units, map, receptive field, and pixels between positions."""
     graph = prepare({**RANK, **spec}, model=model, data=data).graph
-    return {
-        s.path: (str(s.op), s.units, *(s.taps[s.result].shape[1:], s.receptive_field, s.jump)) for s in graph.sites
-    }
+    return {s.path: (str(s.op), s.units, *(s.taps[s.result].shape[1:], s.receptive_field, s.jump)) for s in graph.sites}
 
 
 def audited(model, data, *rules, **spec):

@@ -232,6 +232,19 @@ def test_the_heading_names_what_is_extended():
         assert line == f"rules  extends cnnaudit:residual (version 3), ../base.yaml{told}"
 
 
+def test_the_heading_tells_how_the_network_ran():
+    ran = {"mode": "evaluation", "dtype": "float16", "device": "cpu", "memory_format": "channels_last"}
+    report = report_of(verdict("a", "pass", **MEASURED), **ran)
+    several = {"exported": True, "inputs": ["a", "b"], "head": "fc"}
+    told = replace(report, model=report.model | several, data=report.data | {"transform": "resize 256, crop 224"})
+    assert render(told, "text").splitlines()[2:4] == [
+        "input  resize 256, crop 224",
+        "run    an exported program, called with a, b, evaluation mode, float16 on cpu, channels_last, logits of fc",
+    ]
+    plain = replace(report, model=report.model | {"exported": False, "inputs": ["images"], "head": ""})
+    assert render(plain, "text").splitlines()[2] == "run    evaluation mode, float16 on cpu, channels_last"
+
+
 def test_a_rule_of_a_pack_takes_one_line_where_it_does_not_apply():
     def nowhere(site, detail, **facts):
         return verdict("everywhere", "not_applicable", site=site, detail=f"Not measured: {detail}.", **facts)

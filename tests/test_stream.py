@@ -11,9 +11,9 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.data import DataLoader, TensorDataset
 
 import cnnaudit
+from cnnaudit.data import Block
 from cnnaudit.errors import GraphError, LoadError
 from cnnaudit.graph import capture
-from cnnaudit.load import Block
 from cnnaudit.site import Variant
 from cnnaudit.statistics import ActivityTally, ClassHistogram, PairMoments, Probe, Statistic, deal, draw_offsets
 from cnnaudit.stream import sweep

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cnnaudit.data import Block
 from cnnaudit.graph import ModelGraph, capture
-from cnnaudit.load import Block
 from cnnaudit.site import Variant
 from cnnaudit.statistics import ActivityTally, Probe
 from cnnaudit.stream import Folding

@@ -155,7 +155,8 @@ def _exported(model: nn.Module, call: Call, example: Sequence[Tensor], batch: An
     args, kwargs = call.arguments(example)
     bound = signature(model.forward).bind(*args, **kwargs).arguments
     shapes = _pytree.tree_map(lambda _: {0: batch}, dict(bound))
-    return export(model, args, kwargs, dynamic_shapes=shapes, strict=False).run_decompositions({})
+    program: ExportedProgram = export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    return program.run_decompositions({})
 
 
 @contextmanager

@@ -293,7 +293,9 @@ class Step(_Written):
         description="One number: pixels of the shorter side, and the longer one in proportion; two: height and width.",
         examples=[256, [224, 224]],
     )
-    crop: _Pixels | None = Field(default=None, description="Cut out the middle.", examples=[224, [192, 256]])
+    crop: _Size | None = Field(
+        default=None, description="Cut out the middle; one number is every side.", examples=[224, [192, 256]]
+    )
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None, description="Divide by this; 255 brings the values of files to 0 to 1.", examples=[255]
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cnnaudit.load import Block
+    from cnnaudit.data import Block
     from cnnaudit.statistics import Probe, Statistic, View
     from cnnaudit.statistics.base import Reading
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from cnnaudit.data import Block
     from cnnaudit.graph import ModelGraph
-    from cnnaudit.load import Block
     from cnnaudit.site import Variant
     from cnnaudit.statistics import Probe
     from cnnaudit.stream.folding import Folding

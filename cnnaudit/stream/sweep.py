@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from cnnaudit.load import Block
+    from cnnaudit.data import Block
     from cnnaudit.statistics import Probe, Statistic
 
 __all__ = ["filled", "sweep"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data import build
 
-from cnnaudit.load.exclude import digest
+from cnnaudit.data.exclude import digest
 
 
 def main(path: Path) -> None:

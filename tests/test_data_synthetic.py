@@ -4,8 +4,8 @@ import pytest
 import torch
 from patients import everything, opened, source
 
+from cnnaudit.data.synthetic import Synthetic
 from cnnaudit.errors import LoadError
-from cnnaudit.load.synthetic import Synthetic
 
 
 def synthetic(*columns, inputs=None, shape=None, **options):

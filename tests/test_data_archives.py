@@ -27,9 +27,10 @@ from patients import (
 )
 from safetensors.torch import save_file
 
+from cnnaudit.data import open_images
+from cnnaudit.data.stored import Stored, StoredTensor
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Trust, open_images
-from cnnaudit.load.stored import Stored, StoredTensor
+from cnnaudit.load import Trust
 
 
 @pytest.fixture
@@ -592,7 +593,8 @@ IN_A_PROCESS_OF_ITS_OWN = """
 import resource
 from pathlib import Path
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Trust, open_images
+from cnnaudit.data import open_images
+from cnnaudit.load import Trust
 from cnnaudit.spec import resolve
 
 def audit(text, **options):

@@ -9,9 +9,9 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
+from cnnaudit.data import transforms_for
+from cnnaudit.data.transforms import FRACTIONS, Steps
 from cnnaudit.errors import LoadError
-from cnnaudit.load import transforms_for
-from cnnaudit.load.transforms import FRACTIONS, Steps
 from cnnaudit.spec import Reading, Step, resolve
 
 LANDSCAPE, PORTRAIT = (37, 61), (50, 23)
@@ -143,7 +143,7 @@ def test_nearest_is_pillows():
 
 
 def test_masks_of_another_size_do_not_go_along():
-    with pytest.raises(LoadError, match="masks of 4 x 4 do not cover images of 8 x 8: crop 2 x 2 cannot be done"):
+    with pytest.raises(LoadError, match="masks of 4 x 4 do not cover images of 8 x 8: crop 2 cannot be done"):
         steps({"crop": 2}).masks(noise(1, 4, 4), (8, 8))
     assert torch.equal(FRACTIONS.masks(noise(1, 4, 4), (8, 8)), noise(1, 4, 4))
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cnnaudit.data.transforms import FRACTIONS, Steps, Transform, Transforms
 from cnnaudit.errors import LoadError
-from cnnaudit.load.transforms import FRACTIONS, Steps, Transform, Transforms
 from cnnaudit.load.zoo import package
 
 if TYPE_CHECKING:

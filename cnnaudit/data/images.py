@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from cnnaudit.data.blocks import Batch, Block, blocks
+from cnnaudit.data.masks import as_masks
+from cnnaudit.data.values import as_array, as_images, as_labels, as_sources, as_values, native, require
 from cnnaudit.errors import LoadError
-from cnnaudit.load.blocks import Batch, Block, blocks
-from cnnaudit.load.masks import as_masks
-from cnnaudit.load.values import as_array, as_images, as_labels, as_sources, as_values, native, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cnnaudit.call import Call
-    from cnnaudit.load.exclude import Excluded
-    from cnnaudit.load.transforms import Transform
+    from cnnaudit.data.exclude import Excluded
+    from cnnaudit.data.transforms import Transform
 
 __all__ = ["Images", "Wanted", "permutation"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
+from cnnaudit.data.values import near, telling
 from cnnaudit.errors import LoadError
-from cnnaudit.load.values import near, telling
 from cnnaudit.load.zoo import package
 
 if TYPE_CHECKING:

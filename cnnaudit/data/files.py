@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
+from cnnaudit.data.pictures import decoded, decoded_mask
+from cnnaudit.data.reading import cpus
+from cnnaudit.data.samples import EXCLUDED, Samples
 from cnnaudit.errors import LoadError
-from cnnaudit.load.pictures import decoded, decoded_mask
-from cnnaudit.load.reading import cpus
-from cnnaudit.load.samples import EXCLUDED, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cnnaudit.load.exclude import Excluded
-    from cnnaudit.load.images import Wanted
+    from cnnaudit.data.exclude import Excluded
+    from cnnaudit.data.images import Wanted
 
 __all__ = ["File", "FileImages"]
 

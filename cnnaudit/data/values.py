@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from cnnaudit.call import expanded
+from cnnaudit.data.masks import is_dense
 from cnnaudit.errors import LoadError
-from cnnaudit.load.masks import is_dense
 
 if TYPE_CHECKING:
     from torch import Tensor

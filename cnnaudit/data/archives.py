@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnaudit.data.arrays import Arrays
+from cnnaudit.data.stored import npy_file, npz_members, safetensors_members
+from cnnaudit.data.values import near, require
 from cnnaudit.errors import LoadError
-from cnnaudit.load.arrays import Arrays
-from cnnaudit.load.stored import npy_file, npz_members, safetensors_members
-from cnnaudit.load.values import near, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cnnaudit.load.images import Images, Wanted
-    from cnnaudit.load.stored import Member, StoredTensor
+    from cnnaudit.data.images import Images, Wanted
+    from cnnaudit.data.stored import Member, StoredTensor
     from cnnaudit.load.trust import Trust
     from cnnaudit.spec.source import Source
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from cnnaudit.data.suggested import suggested_shape
 from cnnaudit.load.model import Loaded, load_model
-from cnnaudit.load.suggested import suggested_shape
 from cnnaudit.load.trust import Trust
 from cnnaudit.spec import resolve
 

@@ -10,20 +10,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cnnaudit.call import Call, are_several
+from cnnaudit.data.archives import open_npy, open_npz, open_safetensors
+from cnnaudit.data.arrays import Arrays
+from cnnaudit.data.datasets import is_module, loader_of, torchvision_dataset
+from cnnaudit.data.exclude import Excluded
+from cnnaudit.data.folder import open_folder
+from cnnaudit.data.images import Images, Wanted
+from cnnaudit.data.manifest import open_manifest
+from cnnaudit.data.masks import is_dense
+from cnnaudit.data.samples import Samples, visitable
+from cnnaudit.data.streams import Stream
+from cnnaudit.data.synthetic import open_synthetic
+from cnnaudit.data.transforms import FRACTIONS, Transforms
+from cnnaudit.data.values import telling
 from cnnaudit.errors import LoadError
-from cnnaudit.load.archives import open_npy, open_npz, open_safetensors
-from cnnaudit.load.arrays import Arrays
-from cnnaudit.load.datasets import is_module, loader_of, torchvision_dataset
-from cnnaudit.load.exclude import Excluded
-from cnnaudit.load.folder import open_folder
-from cnnaudit.load.images import Images, Wanted
-from cnnaudit.load.manifest import open_manifest
-from cnnaudit.load.masks import is_dense
-from cnnaudit.load.samples import Samples, visitable
-from cnnaudit.load.streams import Stream
-from cnnaudit.load.synthetic import open_synthetic
-from cnnaudit.load.transforms import FRACTIONS, Transforms
-from cnnaudit.load.values import telling
 
 if TYPE_CHECKING:
     from cnnaudit.load.trust import Trust

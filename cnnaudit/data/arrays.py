@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cnnaudit.call import Call
+from cnnaudit.data.blocks import Batch
+from cnnaudit.data.images import Images, Wanted, permutation
+from cnnaudit.data.masks import as_masks, concepts
+from cnnaudit.data.values import as_labels, as_sources, images_in, named, native
 from cnnaudit.errors import LoadError
-from cnnaudit.load.blocks import Batch
-from cnnaudit.load.images import Images, Wanted, permutation
-from cnnaudit.load.masks import as_masks, concepts
-from cnnaudit.load.values import as_labels, as_sources, images_in, named, native
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -24,8 +24,8 @@ import torch
 from numpy.lib import format as npy
 from safetensors import SafetensorError, safe_open
 
+from cnnaudit.data.values import native
 from cnnaudit.errors import LoadError
-from cnnaudit.load.values import native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,10 @@ import torch
 from patients import COUNT, everything, images_and_labels, opened, source
 from torch.utils.data import TensorDataset
 
+from cnnaudit.data import open_images
+from cnnaudit.data.exclude import Excluded, digest
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Trust, open_images
-from cnnaudit.load.exclude import Excluded, digest
+from cnnaudit.load import Trust
 from cnnaudit.spec import Reading
 
 

@@ -6,14 +6,14 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit.call import Call
+from cnnaudit.data.images import Images, Wanted
+from cnnaudit.data.values import first, images_in, named, require, telling
 from cnnaudit.errors import LoadError
-from cnnaudit.load.images import Images, Wanted
-from cnnaudit.load.values import first, images_in, named, require, telling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from cnnaudit.load.blocks import Batch
+    from cnnaudit.data.blocks import Batch
 
 __all__ = ["Stream"]
 

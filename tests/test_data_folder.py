@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from cnnaudit.data import open_images
+from cnnaudit.data.files import FileImages
+from cnnaudit.data.images import permutation
+from cnnaudit.data.pictures import decoded, decoded_mask
+from cnnaudit.data.transforms import Steps, Transforms
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Trust, open_images
-from cnnaudit.load.files import FileImages
-from cnnaudit.load.images import permutation
-from cnnaudit.load.pictures import decoded, decoded_mask
-from cnnaudit.load.transforms import Steps, Transforms
+from cnnaudit.load import Trust
 from cnnaudit.spec import Reading, resolve
 
 SIZE = (5, 4)  # height and width
@@ -130,12 +131,12 @@ def test_what_is_read_does_not_depend_on_the_number_of_processes(here):
 def test_processes_are_used_where_they_pay(here, monkeypatch):
     classes(here)
     images = opened("photos/")
-    monkeypatch.setattr("cnnaudit.load.files.cpus", lambda: 3)
+    monkeypatch.setattr("cnnaudit.data.files.cpus", lambda: 3)
     monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: "fork")
     assert images._workers(1000) == 0  # under pytest
     monkeypatch.delenv("PYTEST_VERSION")
     assert [images._workers(n) for n in (255, 256)] == [0, 3]
-    monkeypatch.setattr("cnnaudit.load.files.cpus", lambda: 32)
+    monkeypatch.setattr("cnnaudit.data.files.cpus", lambda: 32)
     assert images._workers(1000) == 4
     monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: "spawn")
     assert images._workers(1000) == 0

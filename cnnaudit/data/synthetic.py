@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from cnnaudit.call import Call
+from cnnaudit.data.arrays import Arrays
+from cnnaudit.data.values import near
 from cnnaudit.errors import LoadError
-from cnnaudit.load.arrays import Arrays
-from cnnaudit.load.values import near
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
-    from cnnaudit.load.images import Images, Wanted
+    from cnnaudit.data.images import Images, Wanted
     from cnnaudit.spec.source import Source
 
 __all__ = ["Synthetic", "open_synthetic"]

@@ -27,12 +27,13 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from cnnaudit.data import open_images
+from cnnaudit.data.exclude import digest
+from cnnaudit.data.images import permutation
+from cnnaudit.data.reading import Fetch
+from cnnaudit.data.transforms import FRACTIONS, Steps, Transforms
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Trust, open_images
-from cnnaudit.load.exclude import digest
-from cnnaudit.load.images import permutation
-from cnnaudit.load.reading import Fetch
-from cnnaudit.load.transforms import FRACTIONS, Steps, Transforms
+from cnnaudit.load import Trust
 from cnnaudit.spec import Reading, resolve
 
 COUNT = 45

@@ -28,7 +28,7 @@ class Batch:
         sources: Number that stands for each image's source, int64 of shape (n,); None where every image is its own.
         columns: Codes of each column's values, int64 of shape (n,).
         masks: Concepts at each position, int16 of shape (n, *size) or bool of shape (n, concepts, *size), or None; see
-            :func:`cnnaudit.load.masks.as_masks`.
+            :func:`cnnaudit.data.masks.as_masks`.
         others: What the network takes besides the images, each of shape (n, ...).
     """
 
@@ -124,8 +124,9 @@ class Block:
         canvas = None if self.canvas is None else self.canvas.to(device, dtype)
         others = tuple(_moved(x, device, dtype) for x in self.others)
         canvases = tuple(None if x is None else _moved(x, device, dtype) for x in self.canvases)
-        moved = {"images": images, "labels": labels, "ids": ids, "masks": masks, "canvas": canvas}
-        return replace(self, **moved, others=others, canvases=canvases)
+        return replace(
+            self, images=images, labels=labels, ids=ids, masks=masks, canvas=canvas, others=others, canvases=canvases
+        )
 
 
 def _moved(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnaudit.data.files import File, FileImages
+from cnnaudit.data.pictures import SUFFIXES, needs_pillow
 from cnnaudit.errors import LoadError
-from cnnaudit.load.files import File, FileImages
-from cnnaudit.load.pictures import SUFFIXES, needs_pillow
 
 if TYPE_CHECKING:
-    from cnnaudit.load.images import Images, Wanted
+    from cnnaudit.data.images import Images, Wanted
     from cnnaudit.load.trust import Trust
     from cnnaudit.spec.source import Source
 

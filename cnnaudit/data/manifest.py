@@ -8,16 +8,16 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnaudit.data.files import File, FileImages
+from cnnaudit.data.pictures import needs_pillow
+from cnnaudit.data.tables import table
+from cnnaudit.data.values import near, require
 from cnnaudit.errors import LoadError
-from cnnaudit.load.files import File, FileImages
-from cnnaudit.load.pictures import needs_pillow
-from cnnaudit.load.tables import table
-from cnnaudit.load.values import near, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cnnaudit.load.images import Images, Wanted
+    from cnnaudit.data.images import Images, Wanted
     from cnnaudit.load.trust import Trust
     from cnnaudit.spec.source import Source
 

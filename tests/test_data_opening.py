@@ -19,9 +19,9 @@ from patients import (
 )
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from cnnaudit.data import Block, source_id
+from cnnaudit.data.blocks import Batch, blocks
 from cnnaudit.errors import LoadError
-from cnnaudit.load import Block, source_id
-from cnnaudit.load.blocks import Batch, blocks
 from cnnaudit.spec import Reading
 
 

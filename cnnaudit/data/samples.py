@@ -17,21 +17,21 @@ from torch.utils.data import (
 )
 
 from cnnaudit.call import Call, are_several
+from cnnaudit.data.images import Images, Wanted, permutation
+from cnnaudit.data.masks import as_masks
+from cnnaudit.data.pictures import of_pillow
+from cnnaudit.data.reading import Failed, Fetch, read
+from cnnaudit.data.values import as_array, as_images, images_in, named, require
 from cnnaudit.errors import LoadError
-from cnnaudit.load.images import Images, Wanted, permutation
-from cnnaudit.load.masks import as_masks
-from cnnaudit.load.pictures import of_pillow
-from cnnaudit.load.reading import Failed, Fetch, read
-from cnnaudit.load.values import as_array, as_images, images_in, named, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-    from cnnaudit.load.blocks import Batch
-    from cnnaudit.load.exclude import Excluded
-    from cnnaudit.load.transforms import Transform
+    from cnnaudit.data.blocks import Batch
+    from cnnaudit.data.exclude import Excluded
+    from cnnaudit.data.transforms import Transform
 
 __all__ = ["EXCLUDED", "Samples", "visitable"]
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from cnnaudit.data.pictures import unreadable
 from cnnaudit.errors import LoadError
-from cnnaudit.load.pictures import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
