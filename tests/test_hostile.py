@@ -64,6 +64,7 @@ def decorated(*args):
 
 decorated.__module__ = "os"
 """
+COUNT = 60
 ATTACKS = {}
 
 
@@ -92,9 +93,16 @@ def network():
     return space["build"]()
 
 
-def arrays(count=20):
+def arrays():
     generator = np.random.default_rng(0)
-    return {"images": generator.random((count, 1, 8, 8), np.float32), "labels": np.arange(count) % 3}
+    return {"images": generator.random((COUNT, 1, 8, 8), np.float32), "labels": np.arange(COUNT) % 3}
+
+
+def objects():
+    """An array that numpy pickles."""
+    held = np.empty(COUNT, object)
+    held[:] = [Payload() for _ in range(COUNT)]
+    return held
 
 
 @pytest.fixture
@@ -230,25 +238,19 @@ def yaml_that_calls_a_function():
 
 @attack("data.npz.*images.*(objects|pickle)")
 def an_archive_of_objects():
-    objects = np.empty(20, object)
-    objects[:] = [Payload() for _ in range(20)]
-    np.savez("data.npz", images=objects)
+    np.savez("data.npz", images=objects())
     return {}
 
 
 @attack("labels.npz.*labels.*(objects|pickle)")
 def labels_that_are_objects():
-    objects = np.empty(20, object)
-    objects[:] = [Payload() for _ in range(20)]
-    np.savez("labels.npz", images=arrays()["images"], labels=objects)
+    np.savez("labels.npz", images=arrays()["images"], labels=objects())
     return {"data": "labels.npz"}
 
 
 @attack("data.npy.*(objects|pickle)")
 def a_file_of_objects():
-    objects = np.empty(20, object)
-    objects[:] = [Payload() for _ in range(20)]
-    np.save("data.npy", objects)
+    np.save("data.npy", objects())
     return {"data": "data.npy"}
 
 
@@ -263,23 +265,23 @@ def members_that_leave_the_archive():
 
 @attack("label 7 is out of range: 4, which makes the network's logits, tells 3 classes, 0 to 2")
 def labels_too_high():
-    np.savez("data.npz", **{**arrays(), "labels": np.full(20, 7)})
+    np.savez("data.npz", **{**arrays(), "labels": np.full(COUNT, 7)})
     return {}
 
 
 @attack("label -1 is negative: classes count from 0")
 def labels_below_zero():
-    np.savez("data.npz", **{**arrays(), "labels": np.arange(20) - 1})
+    np.savez("data.npz", **{**arrays(), "labels": np.arange(COUNT) - 1})
     return {}
 
 
 @attack("labels must be one integer an image, not torch.float32")
 def labels_of_fractions():
-    np.savez("data.npz", **{**arrays(), "labels": np.linspace(0, 1, 20, dtype=np.float32)})
+    np.savez("data.npz", **{**arrays(), "labels": np.linspace(0, 1, COUNT, dtype=np.float32)})
     return {}
 
 
-@attack("data.npz: 3 of 20 images cannot be used, and max_corrupt allows 0.01 of them: image .* holds NaN or Inf")
+@attack("data.npz: 3 of 60 images cannot be used, and max_corrupt allows 0.01 of them: image .* holds NaN or Inf")
 def images_of_nan():
     held = arrays()
     held["images"][3:6, 0, 2, 2] = np.nan
@@ -405,6 +407,12 @@ def a_pipe_of_weights():
     Path("weights.safetensors").unlink()
     os.mkfifo("weights.safetensors")
     return {}
+
+
+@attack("flow.audit.yaml:3:10: 'base.yaml' is no file")
+def rules_from_a_pipe():
+    os.mkfifo("base.yaml")
+    return {"extends": "base.yaml"}
 
 
 @attack("data photos.*there are no images")

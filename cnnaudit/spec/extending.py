@@ -244,6 +244,8 @@ def _base(name: str, directory: Path, above: tuple[Path, ...]) -> tuple[Base, Ex
     if path.resolve() in above:
         through = " -> ".join(yaml.shown(file) for file in (*above, path.resolve()))
         raise LoadError(f"{quoted(name)} extends itself: {through}")
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise LoadError(f"{quoted(name)} is no file")
     data = yaml.read(path)
     document = yaml.parse(data, yaml.shown(path))
     extension = extend(document, data, path.absolute().parent, (*above, path.resolve()))

@@ -1,11 +1,12 @@
 """Fashion-MNIST, read from where Debian's package dataset-fashion-mnist puts it."""
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
 
-FOLDER = "/usr/share/datasets/fashion-mnist"
+FOLDER = os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist")
 
 
 def build(part: str = "t10k", folder: str = FOLDER) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +21,10 @@ def build(part: str = "t10k", folder: str = FOLDER) -> tuple[np.ndarray, np.ndar
     """
     images, labels = (Path(folder) / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
     if not images.exists():
-        raise FileNotFoundError(f"there is no {images}: run `apt-get install dataset-fashion-mnist` (Debian, Ubuntu)")
+        raise FileNotFoundError(
+            f"there is no {images}: run `apt-get install dataset-fashion-mnist` (Debian, "
+            "Ubuntu), or set FASHION_MNIST to a folder that holds the four files"
+        )
     return read_idx(images)[:, None], read_idx(labels).astype(np.int64)
 
 
