@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -216,8 +215,9 @@ class Flow:
         """Return what was measured as text: sites in the order of the network, with the fields that were named."""
         # Two rules may name the same field at the same site.
         found = dict.fromkeys(row for name in self for row in self[name]._rows())  # noqa: SLF001 - the same module
+        rows = self._in_order(found, lambda row: row[0])
         return tabulate(
-            self._in_order(found, operator.itemgetter(0)),
+            rows,
             headers=["site", "op", "metric", "value", "interval", "unit", "units"],
             disable_numparse=True,
         )
@@ -230,7 +230,7 @@ class Flow:
         None.
         """
         measured = {(c.rule.id, c.rule.field, c.site.path): c for c in self.plan.checks if c.probe is not None}
-        return self._in_order(map(self._record, measured.values()), operator.itemgetter("site"))
+        return self._in_order(map(self._record, measured.values()), lambda record: str(record["site"]))
 
     def _record(self, check: Check) -> dict[str, Any]:
         rule = check.rule

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
+from unittest import mock
 
 import torch
 
+from cnnaudit import pipeline
+from cnnaudit.graph import capture
 from cnnaudit.judge import decide
 from cnnaudit.looks import LAST
 from cnnaudit.metrics import metric
@@ -162,3 +166,10 @@ def bernoulli_windows(entries: int, on: int, off: int) -> torch.Tensor:
 def as_maps(windows: torch.Tensor, *shape: int) -> torch.Tensor:
     """Windows as maps of one kernel, one window an image."""
     return windows.reshape(len(windows), 1, *shape)
+
+
+@contextmanager
+def captured_once(model, example):
+    """Audits of one network again and again, which is exported only once."""
+    with mock.patch.object(pipeline, "capture", return_value=capture(model, example)):
+        yield

@@ -64,7 +64,7 @@ def decorated(*args):
 
 decorated.__module__ = "os"
 """
-COUNT = 60
+COUNT = 100
 ATTACKS = {}
 
 
@@ -281,7 +281,7 @@ def labels_of_fractions():
     return {}
 
 
-@attack("data.npz: 3 of 60 images cannot be used, and max_corrupt allows 0.01 of them: image .* holds NaN or Inf")
+@attack("data.npz: 3 of 100 images cannot be used, and max_corrupt allows 0.01 of them: image .* holds NaN or Inf")
 def images_of_nan():
     held = arrays()
     held["images"][3:6, 0, 2, 2] = np.nan

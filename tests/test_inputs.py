@@ -365,7 +365,7 @@ def test_a_network_that_stays_random_is_refused():
         def forward(self, x):
             return self.tail(F.dropout(self.stem(x), 0.5, training=True))
 
-    with pytest.raises(GraphError, match="computes something else than the model: .* Does the model draw random"):
+    with pytest.raises(GraphError, match=r"computes something else than the model: .* Does the model draw random"):
         audited(made(Random), (images(), labels()))
 
 
@@ -485,14 +485,14 @@ def test_an_exported_program_of_two_inputs_that_returns_a_mapping(here, pair):
     report = of_file(here, RULES, inputs=["left", "right"], head="logits")
     nearly(numbers(report), pair[1], 1e-5)
     assert report.model["head"] == "fc"
-    with pytest.raises(GraphError, match="the program takes 2 inputs, .* say how under inputs:"):
+    with pytest.raises(GraphError, match=r"the program takes 2 inputs, .* say how under inputs:"):
         of_file(here, RULES, inputs=["left"])
 
 
 def test_an_exported_program_without_leave_or_of_another_size(here):
     export(made(Net), (torch.zeros(4, 1, 8, 8),))
     np.savez("data.npz", images=images(side=9).numpy(), labels=labels().numpy())
-    with pytest.raises(LoadError, match="model.pt2: torch unpickles exported programs, .* add --trust-model"):
+    with pytest.raises(LoadError, match=r"model.pt2: torch unpickles exported programs, .* add --trust-model"):
         of_file(here, RULES, trust_model=False)
     with pytest.raises(GraphError, match=r"was exported for images of shape \(1, 8, 8\), and these are of \(1, 9, 9\)"):
         of_file(here, RULES)

@@ -45,6 +45,7 @@ def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     spec: str,
     *,
     dry_run: bool,

@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from builders import judged, make_rule
+from builders import captured_once, judged, make_rule
 from numpy.random import Generator
 from scipy import stats
 from simulation.generators import Activity, Array, Channel
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import cnnaudit
 from cnnaudit import pipeline
-from cnnaudit.graph import capture
 from cnnaudit.intervals import BoundedMean
 from cnnaudit.looks import Look, schedule
 from cnnaudit.metrics import registry
@@ -89,11 +88,8 @@ def audits(runs: int, seed: int, *, looks: tuple[Look, ...] | None = None) -> di
     ]
     found: dict[tuple[str, str], Counter[Outcome]] = {}
     planned = (lambda *_, **__: looks) if looks else schedule
-    graph = capture(model, images_of(2, np.random.default_rng(0))[0])
-    with (
-        mock.patch.object(pipeline, "schedule", planned),
-        mock.patch.object(pipeline, "capture", return_value=graph),  # the network is the same each time
-    ):
+    example, _ = images_of(2, np.random.default_rng(0))
+    with mock.patch.object(pipeline, "schedule", planned), captured_once(model, example):
         for _ in range(runs):
             report = cnnaudit.audit({"cnnaudit": 1, "rules": rules}, model=model, data=images_of(1200, rng))
             for verdict in report.verdicts:
