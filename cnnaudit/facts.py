@@ -123,7 +123,8 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
         told.append(f"Null twin: the weights are {how}; batch norms know the first {TWIN_IMAGES} images under them.")
     if corrupt:
         names = "; ".join(corrupt[:_TOLD]) + ("; ..." if len(corrupt) > _TOLD else "")
-        told.append(f"Left out because they cannot be used: {len(corrupt)} images ({names}).")
+        count = f"{len(corrupt):,} image{'s' * (len(corrupt) != 1)}"
+        told.append(f"Left out because they cannot be used: {count} ({names}).")
     if prepared.images.integers:
         told.append("The images are whole numbers and went in as float32 without scaling.")
     if prepared.images.order == "as given":

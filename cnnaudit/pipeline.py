@@ -144,7 +144,7 @@ def prepare(
         margin=None if first.canvas is None else _margin(first.canvas, first.images),
     )
     blocks = _within_range(itertools.chain([first], rest), graph, images)
-    twins, read = _twins(spec, model, graph, images.call, blocks)
+    twins, read = _twins(spec, loaded, graph, images.call, blocks)
     return Prepared(
         spec,
         model,
@@ -173,6 +173,7 @@ def _model(
         trust = replace(trust, bundle=None)
     if spec.model is None:
         raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
+    torch.manual_seed(spec.sampling.seed)  # weights that nobody trained are the same every time
     loaded = load_model(spec.model, spec.weights, trust)
     if device is not None:
         loaded = _moved(loaded, device)
@@ -188,7 +189,10 @@ def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust) -> tuple[Images
         raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
     if data is not None:
         # What is done to the images that a rule file names is not what others need.
-        spec = replace(spec, data=None, reading=replace(spec.reading, transform=None))
+        reading = replace(spec.reading, transform=None)
+        if reading.exclude is not None:  # it is the rule file that names it, whoever gives the data
+            reading = replace(reading, exclude=trust.opened(reading.exclude, "exclude"))
+        spec = replace(spec, data=None, reading=reading)
         trust = replace(trust, bundle=None)
     if isinstance(data, (str, Path)):
         data = resolve(str(data), base=Path.cwd(), role="data")
@@ -250,21 +254,26 @@ def _scores_classes(head: Site) -> bool:
 
 
 def _twins(
-    spec: Spec, model: nn.Module, graph: ModelGraph, call: Call, blocks: Iterator[Block]
+    spec: Spec, loaded: Loaded, graph: ModelGraph, call: Call, blocks: Iterable[Block]
 ) -> tuple[dict[str, ModelGraph], list[Block]]:
     """The null twins that rules want, captured, and the blocks that were read for that; the first one anyway."""
     kinds = sorted({rule.null for rule in spec.rules if rule.null})
+    if kinds and loaded.program is not None:
+        raise LoadError(
+            f"null: {kinds[0]}: an exported program has no layers that could start anew; name the code that builds the "
+            "model, or leave `null:` out"
+        )
     size = spec.sampling.block
     read = list(itertools.islice(blocks, math.ceil(TWIN_IMAGES / size) if kinds else 1))
     inputs = [filled(block.inputs, size) for block in read]
     calls = [call.arguments(several) for several in inputs]
     twins = {
-        kind: capture(make_twin(model, kind, calls, spec.sampling.seed), inputs[0], call=call, head=spec.head)
+        kind: capture(make_twin(loaded.model, kind, calls, spec.sampling.seed), inputs[0], call=call, head=spec.head)
         for kind in kinds
     }
     for kind, twin in twins.items():
         if [site.path for site in twin.sites] != [site.path for site in graph.sites]:
-            raise LoadError(f"null: {kind}: with other weights {type(model).__name__} is another network")
+            raise LoadError(f"null: {kind}: with other weights {type(loaded.model).__name__} is another network")
     return twins, read
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def two():
         torch.manual_seed(0)
         return Two()
 """
+ROOT = Path(__file__).parent.parent
 ALLOWED = ["--allow-import", "net.py"]
 N = 120
 
@@ -288,6 +290,17 @@ def test_messages(argv, message, capsys):
     assert printed.out == ""
     assert message in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_the_documented_look_is_what_is_printed(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "first_look.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```console\n(.*?)```", page, re.DOTALL)[0]
+    command, _, output = shown.replace("\\\n", "").partition("\n")
+    assert main(shlex.split(command)[2:]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    for line in output.splitlines():
+        assert line in ("...", *printed) or line.startswith("run  ")
 
 
 def test_help_needs_no_torch():

@@ -1,6 +1,7 @@
 """Manifests of training images, and that an audit does not read any of them."""
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from patients import COUNT, everything, images_and_labels, opened, source
+from torch import nn
 from torch.utils.data import TensorDataset
 
+from cnnaudit import audit
 from cnnaudit.data import open_images
 from cnnaudit.data.exclude import Excluded, digest
 from cnnaudit.errors import LoadError
@@ -220,3 +223,19 @@ def test_a_manifest_outside_the_bundle_is_not_opened(here):
         open_images(images_and_labels(), trust, reading=Reading(exclude=path))
     with pytest.raises(LoadError, match=r"exclude: there is no file .*other.csv"):
         opened(images_and_labels(), reading=Reading(exclude=here / "other.csv"))
+
+
+def test_a_rule_file_reaches_no_further_where_python_gives_the_data(here):
+    """What is named from Python is trusted; the manifest is named by the rule file all the same."""
+    (here / "bundle").mkdir()
+    (here / "started").mkdir()
+    (here / "secret.csv").write_text("file\n", encoding="utf-8")
+    rules = "cnnaudit: 1\ndata: {load: x.npz, exclude: ../secret.csv}\nrules: [{metric: activity.dead, max: 0}]\n"
+    (here / "bundle" / "x.audit.yaml").write_text(rules, encoding="utf-8")
+    os.chdir(here / "started")
+    with pytest.raises(LoadError, match="exclude lies outside the rule file's folder"):
+        audit(
+            here / "bundle" / "x.audit.yaml",
+            model=nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()),
+            data=images_and_labels(),
+        )

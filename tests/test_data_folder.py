@@ -449,6 +449,8 @@ def test_masks_that_are_none(here):
         ("file,label", ["nowhere/0.png,1"], "images.csv:2: nowhere: there is no file"),
         ("file,label", ["photos/0.png,"], "images.csv:2: label is empty"),
         ("file,label", ["photos/0.png,-1"], "images.csv:2: label -1 is negative"),
+        ("file,label", ["photos/0.png," + "9" * 5000], "images.csv:2: label 9{20}... is no number of a class"),
+        ("file;label", ["photos/0.png;1"], "images.csv:1: columns are separated by commas, not as in 'file;label'"),
         ("file,label", ["photos/0.png,1.0"], "images.csv:2: label 1.0 is a fraction"),
         ("file,label", ['photos/0.png,"1'], "images.csv:2: not a row of CSV"),
         ("file,label", ["photos,1"], "images.csv:2: photos is a folder"),

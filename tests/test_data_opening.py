@@ -268,7 +268,7 @@ REFUSED = {
         r"labels must be one integer an image, not .* of shape \(4, 3\)",
     ),
     "negative labels": ((X, torch.tensor([0, 1, -1, 2])), "label -1 is negative"),
-    "labels of text": ([(X, ["a", "b", "c", "d"])], "labels are not integers"),
+    "labels of text": ([(X, ["a", "b", "c", "d"])], "labels are text: number them"),
     "labels of text in an array": (
         (X, np.array(["cat", "dog", "cat", "cat"])),
         r"labels are text: number them with np.unique\(labels, return_inverse=True\)\[1\]",

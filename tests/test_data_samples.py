@@ -484,7 +484,16 @@ def test_a_dataset_of_torchvisions_from_files(tmp_path, monkeypatch):
         ("FashionMNIST", {"root": "nowhere"}, "torchvision:FashionMNIST, root: there is no file .*nowhere"),
         ("FashonMNIST", {}, "torchvision has no data set of this name; did you mean 'FashionMNIST'"),
         ("wrap_dataset_for_transforms_v2", {}, "torchvision has no data set of this name"),
-        ("LSUN", {"root": "."}, "it reads a pickled index, which can run code"),
+        ("LSUN", {"root": "."}, "it reads a pickled index in the current directory, which can run code"),
+        ("Cityscapes", {"root": "."}, "it unpacks whatever archives lie beside"),
+        ("ImageFolder", {"root": ".", "loader": "os.system"}, "loader is a function, which a rule file cannot name$"),
+        ("FakeData", {"transform": "auto"}, "transform is a function, .*: write `transform:` beside `kwargs:`"),
+        (
+            "Kinetics",
+            {"root": ".", "frames_per_clip": 1, "_precomputed_metadata": {}},
+            "_precomputed_metadata is torch",
+        ),
+        ("ImageFolder", {"root": "."}, r"torchvision cannot read it below .*\)$"),
         ("FakeData", {"sise": 3}, "torchvision cannot read it .*unexpected keyword argument 'sise'"),
     ],
 )
@@ -492,6 +501,70 @@ def test_datasets_of_torchvisions_that_cannot_be_opened(name, options, message, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LoadError, match=message):
         torchvision(name, **options)
+
+
+def audited(tmp_path, monkeypatch, name, **options):
+    """A data set of torchvision's that a rule file in a folder of its own names."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir(exist_ok=True)
+    monkeypatch.chdir(bundle)
+    named = resolve(f"torchvision:{name}", base=bundle, role="data", options=options)
+    return open_images(named, Trust((), bundle, bundle=bundle))
+
+
+@pytest.mark.parametrize("inner", ["c", "c/0.png"])
+def test_links_below_a_root_must_not_lead_out_of_the_bundle(inner, tmp_path, monkeypatch):
+    for folder in ("outside", "bundle/photos/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "0.png")
+    link = tmp_path / "bundle" / "photos" / inner
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "outside" / "0.png" if inner.endswith("png") else tmp_path / "outside")
+    with pytest.raises(LoadError, match=f"ImageFolder, root: the link {inner} lies outside the rule file's folder"):
+        audited(tmp_path, monkeypatch, "ImageFolder", root="photos")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("Flickr8k", "ann_file"), ("UCF101", "annotation_path"), ("CocoDetection", "annFile")]
+)
+def test_every_option_that_is_a_path_is_checked(name, option, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("secret", encoding="utf-8")
+    options = {"root": ".", "frames_per_clip": 1} if name == "UCF101" else {"root": "."}
+    with pytest.raises(LoadError, match=f"{name}, {option} lies outside the rule file's folder"):
+        audited(tmp_path, monkeypatch, name, **options, **{option: "../list.txt"})
+
+
+def test_a_list_of_files_must_not_lead_out_of_the_bundle(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    (tmp_path / "bundle" / "list.txt").write_text("../secret.png#0\ta caption\n", encoding="utf-8")
+    with pytest.raises(LoadError, match=r"torchvision:Flickr30k.* lies outside the rule file's folder"):
+        audited(tmp_path, monkeypatch, "Flickr30k", root=".", ann_file="list.txt")
+
+
+def test_a_picture_of_a_kind_that_other_programs_decode_is_not_opened(tmp_path, monkeypatch):
+    folder = tmp_path / "bundle" / "photos" / "a"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "0.png", format="EPS")
+    with pytest.raises(LoadError, match=r"1 of 1 images cannot be used, .*image 0 cannot be read \(UnidentifiedImage"):
+        audited(tmp_path, monkeypatch, "ImageFolder", root="photos")
+
+
+def test_a_column_may_be_called_anything():
+    class Marked(Numbered):
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            return {"image": image, "label": label, "excluded": "no" if i % 2 else "yes"}
+
+    images = open_images(Marked(), Trust(), ("excluded",))
+    blocks = list(images.blocks(16, 0, None))
+    assert sum(len(block.images) for block in blocks) == COUNT
+    found = [
+        (i, images.values["excluded"][code])
+        for x in blocks
+        for i, code in zip(x.ids, x.columns["excluded"], strict=True)
+    ]
+    assert all(value == ("no" if i % 2 else "yes") for i, value in found)
 
 
 def test_a_root_outside_the_bundle_is_refused(tmp_path, monkeypatch):

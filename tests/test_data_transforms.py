@@ -46,6 +46,12 @@ def test_resize_is_torchvisions(size, wanted):
     assert torch.allclose(found, expected, atol=1e-4)  # of 255
 
 
+@pytest.mark.parametrize("wanted", [10**9, [5000, 5000]])
+def test_a_step_does_not_take_all_memory(wanted):
+    with pytest.raises(LoadError, match=r"resize: .* is more than 16,777,216 pixels, from images of 4 x 4"):
+        steps({"resize": wanted})(noise(1, 3, 4, 4))
+
+
 @pytest.mark.parametrize("size", [LANDSCAPE, PORTRAIT])
 @pytest.mark.parametrize("wanted", [21, 22, [10, 23], [9, 12]])
 def test_crop_is_torchvisions(size, wanted):
@@ -243,3 +249,12 @@ def test_steps_are_done_to_arrays_and_files():
     written = Reading(transform=(Step(scale=2),))
     found = transforms_for(written, nn.Identity(), source("torchvision:resnet18"))
     assert found.arrays == found.pictures == Steps((("scale", 2),))
+
+
+def test_auto_is_not_known_for_other_channels_than_the_weights_have():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("test_resnet", in_chans=1)
+    named = source("timm:test_resnet", in_chans=1)
+    assert transforms_for(None, model, named).pictures is FRACTIONS
+    with pytest.raises(LoadError, match=r"transform: auto is known for models from .*, and not for this ResNet"):
+        transforms_for(Reading(transform="auto"), model, named)

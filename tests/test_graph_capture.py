@@ -169,7 +169,7 @@ def test_a_branch_on_values_is_explained(capfd):
     assert message[1] == (
         "torch.export follows the forward without data: it cannot branch on a tensor's values "
         "(`if x.sum() > 0`, `.item()`, `.numpy()`). Replace such code by torch.where or a constant, "
-        "or audit the part of the model that has none."
+        "or audit a part of the model that has none: `part:` of `model:` names it (conv)."
     )
     assert len(message) == 2
     assert capfd.readouterr() == ("", "")

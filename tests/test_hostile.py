@@ -492,6 +492,9 @@ def huge(folder):
     (folder / "claim.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
     case("safetensors", "claim.safetensors", data="claim.safetensors")
     case("weights", "claim.safetensors", weights="claim.safetensors")
+    state = network().state_dict()
+    torch.save({**state, "0.weight": torch.zeros(1, 1, 1, 1).expand(BILLION, 1, 3, 3)}, folder / "claim.pt")
+    case("state", "0.weight: (1000000000, 1, 3, 3) in the file, (4, 1, 3, 3) in the model", weights="claim.pt")
     with (
         zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("images.npy", "w", force_zip64=True) as member,
@@ -515,12 +518,13 @@ def huge(folder):
 PEAK = """
 import sys
 from pathlib import Path
+import cnnaudit.pipeline
 from cnnaudit.cli import main
 
-for name in sys.argv[1:]:
-    code = main(["check", f"{name}.audit.yaml", "--allow-import", "model.py"])
+for name in ("", *sys.argv[1:]):
+    code = main(["check", f"{name}.audit.yaml", "--allow-import", "model.py"]) if name else 0
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print("CASE", name, code, int(peak.split()[1]) // 1024, flush=True)
+    print("CASE", name or "imported", code, int(peak.split()[1]) // 1024, flush=True)
     print("CASE", file=sys.stderr, flush=True)
 """
 
@@ -528,16 +532,15 @@ for name in sys.argv[1:]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory of a process is told on Linux")
 def test_what_claims_to_be_huge_takes_no_memory(bundle):
     claims = huge(bundle)
-    (bundle / "sound.audit.yaml").write_text(yaml.safe_dump(SOUND), encoding="utf-8")
-    command = [sys.executable, "-c", PEAK, "sound", *claims]
+    command = [sys.executable, "-c", PEAK, *claims]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     cases = [line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("CASE")]
     codes, peaks = {case[0]: case[1] for case in cases}, {case[0]: int(case[2]) for case in cases}
-    assert codes == {"sound": "0"} | dict.fromkeys(claims, "2"), ran.stderr[-2000:]
+    assert codes == {"imported": "0"} | dict.fromkeys(claims, "2"), ran.stderr[-2000:]
     assert "Traceback" not in ran.stderr
     told = dict(zip(codes, ran.stderr.split("CASE\n"), strict=False))
     for name, message in claims.items():
         assert message in told[name], (name, told[name])
         assert len(told[name].splitlines()) == 1
     # Importing torch takes up to 500 MB by itself, half of that its libraries; what matters is what comes on top.
-    assert max(peaks.values()) - peaks["sound"] < 50
+    assert max(peaks.values()) - peaks["imported"] < 50

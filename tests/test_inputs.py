@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.data import DataLoader
@@ -434,8 +435,6 @@ def export(model, example, shapes=None):
 
 def of_file(folder, rules, *, trust_model=True, **keys):
     """Audit what a rule file names."""
-    import yaml
-
     sampling = {"looks": 1, **keys.pop("sampling", {})}
     rules = [*rules, {"id": "any", "metric": "stable_rank", "min": 0}]
     spec = {"cnnaudit": 1, "model": "model.pt2", "data": "data.npz", "rules": rules, "sampling": sampling, **keys}
@@ -487,6 +486,14 @@ def test_an_exported_program_of_two_inputs_that_returns_a_mapping(here, pair):
     assert report.model["head"] == "fc"
     with pytest.raises(GraphError, match=r"the program takes 2 inputs, .* say how under inputs:"):
         of_file(here, RULES, inputs=["left"])
+
+
+def test_an_exported_program_has_no_twin(here):
+    """Its modules have no weights to start anew with."""
+    export(made(Net), (torch.zeros(4, 1, 8, 8),))
+    np.savez("data.npz", images=images().numpy(), labels=labels().numpy())
+    with pytest.raises(LoadError, match="no null twin: "):
+        of_file(here, [{**RULES[0], "null": "twin"}])
 
 
 def test_an_exported_program_without_leave_or_of_another_size(here):

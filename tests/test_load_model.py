@@ -119,6 +119,13 @@ def test_a_name_that_no_zoo_knows_is_told_with_near_ones(here, model, message):
         opened(model)
 
 
+@pytest.mark.parametrize(("model", "option"), [("timm:resnet10t", "model_name"), ("torchvision:squeezenet1_1", "name")])
+def test_options_do_not_name_another_network(here, model, option):
+    """timm would build one of any folder: its checks are of the name after the colon."""
+    with pytest.raises(LoadError, match=f"{model}: {option} is no option: the network's name stands after the colon"):
+        opened(model, **{option: f"local-dir:{here}"})
+
+
 @pytest.mark.parametrize("model", ["torchvision:squeezenet1_1", "timm:resnet10t"])
 @pytest.mark.parametrize("name", ["checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"])
 def test_options_that_would_open_files_are_refused(here, model, name):

@@ -308,6 +308,19 @@ def test_a_re_export_is_taken_where_its_home_is_allowed_too(package):
     assert factory("model.py:build", ["model.py", "made_up_pkg.models"])() == ("built", 3)
 
 
+def test_a_glob_may_lead_out_of_the_directory_where_the_command_was_started(here, monkeypatch):
+    (here / "bundle").mkdir()
+    (here / "started").mkdir()
+    (here / "shared.npz").write_bytes(b"x")
+    write(here / "model.py")
+    monkeypatch.chdir(here / "started")
+    trust = Trust(("../model.py",), here / "started", ("../shared.npz",), bundle=here / "bundle")
+    assert trust.opened(here / "shared.npz", "data").name == "shared.npz"
+    assert trust.factory(resolve("model.py:build", base=here, role="model"))() == ("built", 3)
+    with pytest.raises(LoadError, match="lies outside the rule file's folder"):
+        trust.opened(here / "model.py", "data")
+
+
 # --- who gives leave ----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 import cnnaudit
 from cnnaudit.data import Block
@@ -290,10 +290,9 @@ def audited(net, data, **sampling):
 
 def test_the_result_is_the_same_bit_for_bit_whatever_the_batch_size(net):
     x, y = images(70), torch.arange(70) % 4
-    reports = [audited(net, DataLoader(TensorDataset(x, y), batch_size=size)) for size in (1, 7, 16, 64)]
-    reports.append(audited(net, [(x, y)]))
+    reports = [audited(net, list(zip(x.split(size), y.split(size), strict=True))) for size in (1, 7, 16, 64, 70)]
     whole = [report.to_json() for report in reports]
-    assert [text.replace("a list from Python", "a DataLoader from Python") for text in whole] == [whole[0]] * 5
+    assert whole == [whole[0]] * 5
     assert any(verdict.value not in (None, 0, 1) for verdict in reports[0].verdicts)
 
 
@@ -565,9 +564,9 @@ def test_another_run_holds_no_more_than_is_alive(early):
 # --- what goes wrong -------------------------------------------------------------------------------------------
 
 
-def test_a_nan_in_one_image_is_an_error_at_the_sites_that_it_reaches(net):
+def test_an_image_that_overflows_is_an_error_at_the_sites_that_it_reaches(net):
     x = images(60)
-    x[17, 0, 3, 3] = torch.nan
+    x[17, 0, 3, 3] = torch.finfo(x.dtype).max
     report = audited(net, (x, torch.arange(60) % 4))
     told = {verdict.metric: verdict.detail for verdict in report.verdicts if verdict.outcome != "not_applicable"}
     assert told == {rule["metric"].partition(".")[0]: "1 of 60 images give NaN or Inf here." for rule in RULES}

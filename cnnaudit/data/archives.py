@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit.data.arrays import Arrays
-from cnnaudit.data.stored import npy_file, npz_members, safetensors_members
+from cnnaudit.data.stored import check_inflated, npy_file, npz_members, safetensors_members
 from cnnaudit.data.values import near, require
 from cnnaudit.errors import LoadError
 
@@ -33,13 +33,13 @@ def open_npz(source: Source, wanted: Wanted, trust: Trust) -> Images:
         LoadError: it may not be read, is none, lacks an array, or an array in it is not what it claims.
     """
     path, place = _file(source, trust)
-    return _opened(npz_members(path, place), source, wanted, "an npz")
+    return _opened(npz_members(path, place), path, source, wanted, "an npz")
 
 
 def open_safetensors(source: Source, wanted: Wanted, trust: Trust) -> Images:
     """Open a safetensors file as :func:`open_npz` opens an npz; it is read a few images at a time."""
     path, place = _file(source, trust)
-    return _opened(safetensors_members(path, place), source, wanted, "a safetensors file")
+    return _opened(safetensors_members(path, place), path, source, wanted, "a safetensors file")
 
 
 def open_npy(source: Source, wanted: Wanted, trust: Trust) -> Images:
@@ -92,7 +92,7 @@ def _check_options(source: Source, wanted: Wanted, kind: str, own: tuple[str, ..
             )
 
 
-def _opened(held: Mapping[str, Member | StoredTensor], source: Source, wanted: Wanted, kind: str) -> Images:
+def _opened(held: Mapping[str, Member | StoredTensor], path: Path, source: Source, wanted: Wanted, kind: str) -> Images:
     """Open the arrays of one file."""
     place = f"data {source.written}"
     _check_options(source, wanted, kind)
@@ -100,9 +100,24 @@ def _opened(held: Mapping[str, Member | StoredTensor], source: Source, wanted: W
     names = {name: name for name in read} | dict(source.options)
     inputs = ("images",) if wanted.call is None else wanted.call.names
     for name in (*inputs, *source.options):
-        if names[name] not in held:
+        if not isinstance(names[name], str) or names[name] not in held:
             told = ", ".join(list(held)[:_MOST_TOLD]) + (", ..." if len(held) > _MOST_TOLD else "")
-            raise LoadError(f"{place}: no array {names[name]!r}; it has {told}")
+            way = (
+                ""
+                if name in source.options
+                else f"; say which one is meant, kwargs: {{{name}: {next(iter(held), '')}}}"
+            )
+            raise LoadError(f"{place}: no array {names[name]!r}; it has {told}{way}")
     found = [name for name in read if names[name] in held and (wanted.masks or name != "masks")]
     require(wanted.columns, [*found, *source.options, *(array for array in held if array not in names.values())], place)
-    return Arrays({name: held[names[name]].read() for name in found}, source.written, wanted)
+    return Arrays(_arrays(held, {name: names[name] for name in found}, path, place), source.written, wanted)
+
+
+def _arrays(
+    held: Mapping[str, Member | StoredTensor], names: Mapping[str, str], path: Path, place: str
+) -> dict[str, Any]:
+    """The arrays by what they are; one that has two names is read once, and all together must not swell either."""
+    members = {name: held[name] for name in names.values()}
+    check_inflated(members.values(), path, place)
+    arrays = {name: member.read() for name, member in members.items()}
+    return {name: arrays[own] for name, own in names.items()}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Arrays"]
 
 _MOST_IMAGES = 10**7  # their order alone takes 80 MB, and a few kilobytes can inflate to more images
+_MOST_VALUES = 2**28  # of an image: files that are mostly holes claim more than any memory
+_MOST_BYTES = 2**30  # of a column, which is read as a whole
 _CHUNK = 64
 _CHUNK_VALUES = 2**21  # 8 MB of single precision
 
@@ -43,10 +45,17 @@ class Arrays(Images):
             raise LoadError(f"{source}: there are no images")
         if count > _MOST_IMAGES:
             raise LoadError(f"{source}: {count:,} images; an audit takes at most {_MOST_IMAGES:,}: give a part of them")
+        if math.prod(self.images.shape[1:]) > _MOST_VALUES:
+            told = " x ".join(map(str, self.images.shape[1:]))
+            raise LoadError(f"{source}: images of {told}, and an audit takes at most {_MOST_VALUES:,} values an image")
         self._check_lengths(held, count)
         self.others = {name: held[name] for name in self.call.names[1:]}
         # The rest is a few bytes an image, and all of it has to be known before the first one is read.
-        small = {name: _whole(held[name]) for name in ("labels", "source", *self.columns) if name in held}
+        small = {
+            name: _whole(held[name], f"{source}: {name}")
+            for name in ("labels", "source", *self.columns)
+            if name in held
+        }
         self.labelled, self.clustered = "labels" in small, "source" in small
         self.labels = as_labels(small["labels"], source) if self.labelled else None
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
@@ -105,7 +114,12 @@ def _at(values: Any, index: Tensor) -> Any:
     return values[index if isinstance(values, torch.Tensor) else index.numpy()]
 
 
-def _whole(values: Any) -> Any:
+def _whole(values: Any, place: str) -> Any:
     """Return a column as an array in memory; what cannot be one is left where it is, to be refused."""
     in_memory = isinstance(values, (list, tuple)) or not hasattr(values, "shape") or hasattr(values, "tolist")
-    return values if in_memory or len(values.shape) > 2 else values[:]
+    if in_memory or len(values.shape) > 2:
+        return values
+    size = math.prod(values.shape) * values.dtype.itemsize
+    if size > _MOST_BYTES:
+        raise LoadError(f"{place}: {size:,} bytes, and one short text or number for each image is meant")
+    return values[:]

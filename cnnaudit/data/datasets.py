@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
+from cnnaudit.data.pictures import guarded
 from cnnaudit.data.values import near, telling
 from cnnaudit.errors import LoadError
 from cnnaudit.load.zoo import package
+from cnnaudit.spec.source import TORCHVISION_PATHS
 
 if TYPE_CHECKING:
     from cnnaudit.load.trust import Trust
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["is_module", "loader_of", "torchvision_dataset"]
 
-_PICKLED = ("LSUN", "LSUNClass")  # they unpickle an index that lies in the current directory
-_PATHS = ("root", "annFile")
+_INDEX = "reads a pickled index in the current directory, which can run code"
+_REFUSED = {"LSUN": _INDEX, "LSUNClass": _INDEX, "Cityscapes": "unpacks whatever archives lie beside its folders"}
+_FUNCTIONS = {"loader", "is_valid_file", "transform", "target_transform", "transforms"}
 _LOADERS = {"test_dataloader": "test", "val_dataloader": "validate", "predict_dataloader": "predict"}
 
 
@@ -34,30 +38,76 @@ def torchvision_dataset(source: Source, trust: Trust) -> Dataset[Any]:
     known = [name for name in datasets.__all__ if _is_dataset(getattr(datasets, name))]
     if source.target not in known:
         raise LoadError(f"{place}: torchvision has no data set of this name{near(source.target, known)}")
-    if source.target in _PICKLED:
-        raise LoadError(f"{place}: it reads a pickled index, which can run code; open it in a factory of your own")
-    options = dict(source.options)
-    if options.pop("download", False):
-        raise LoadError(f"{place}: an audit downloads nothing: leave `download` out and fetch the files beforehand")
-    for name in _PATHS:
-        if name in options:
-            options[name] = str(trust.opened(Path(str(options[name])), f"{place}, {name}"))
+    if source.target in _REFUSED:
+        raise LoadError(f"{place}: it {_REFUSED[source.target]}; open it in a factory of your own")
+    options = _options(source, trust, place)
     build = getattr(datasets, source.target)
     needed = [name for name, x in inspect.signature(build).parameters.items() if x.default is x.empty and x.kind == 1]
     if missing := [name for name in needed if name not in options]:
         raise LoadError(f"{place}: it needs {', '.join(missing)} under kwargs")
     try:
-        made: Dataset[Any] = build(**options)
+        with guarded(lambda path: trust.opened(path, place)):
+            made: Dataset[Any] = build(**options)
+    except LoadError:
+        raise
     except ModuleNotFoundError as error:
         raise LoadError(f"{place}: it needs the package {error.name}, which is not installed") from error
     except Exception as error:
         where = f" below {options['root']}" if "root" in options else ""
         call = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        fetch = (
+            f"; if it is not there, fetch it beforehand: torchvision.datasets.{source.target}({call}, download=True)"
+            if "download" in inspect.signature(build).parameters
+            else ""
+        )
         raise LoadError(
-            f"{place}: torchvision cannot read it{where} ({type(error).__name__}: {_first_line(error)}); if it is not "
-            f"there, fetch it beforehand: torchvision.datasets.{source.target}({call}, download=True)"
+            f"{place}: torchvision cannot read it{where} ({type(error).__name__}: {_first_line(error)}){fetch}"
         ) from error
-    return made
+    return _Guarded(made, trust, place)
+
+
+def _options(source: Source, trust: Trust, place: str) -> dict[str, Any]:
+    """What the dataset is built with, all of it plain values and files that may be read."""
+    options = dict(source.options)
+    if options.pop("download", False):
+        raise LoadError(f"{place}: an audit downloads nothing: leave `download` out and fetch the files beforehand")
+    for name in options:
+        if name in _FUNCTIONS:
+            instead = ": write `transform:` beside `kwargs:`" if name.startswith("transform") else ""
+            raise LoadError(f"{place}: {name} is a function, which a rule file cannot name{instead}")
+        if name.startswith("_"):
+            raise LoadError(f"{place}: {name} is torchvision's own: leave it out")
+    for name in TORCHVISION_PATHS:
+        if name in options:
+            path = trust.opened(Path(str(options[name])), f"{place}, {name}")
+            _check_links(path, trust, f"{place}, {name}")
+            options[name] = str(path)
+    return options
+
+
+def _check_links(folder: Path, trust: Trust, place: str) -> None:
+    """Refuse a folder in which a link leads to where the rule file may not reach: torchvision follows them all."""
+    if trust.bundle is None:
+        return
+    for above, folders, files in os.walk(folder):
+        for path in (Path(above, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                trust.opened(path, f"{place}: the link {path.relative_to(folder)}")
+
+
+class _Guarded(Dataset[Any]):
+    """A dataset of torchvision's: the lists of files that it reads name what they like, and it opens all of it."""
+
+    def __init__(self, dataset: Any, trust: Trust, place: str) -> None:
+        self._dataset, self._trust, self._place = dataset, trust, place
+        self.classes = getattr(dataset, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        with guarded(lambda path: self._trust.opened(path, self._place)):
+            return self._dataset[index]
 
 
 def _is_dataset(found: Any) -> bool:

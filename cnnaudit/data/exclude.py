@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cnnaudit.data.tables import table
+from cnnaudit.data.tables import check_separator, table
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ def _columns(cells: Sequence[str], place: str) -> tuple[list[str], bool]:
         raise LoadError(f"{place}: no column sha256 or file; the header has {', '.join(cells)[:200]}")
     if _DIGEST.match(first):
         raise LoadError(f"{place}: digests need a header: write sha256 into the first line, or sha256,file above both")
-    if set(re.split(r"[;\t|]", first.lower())) & set(_COLUMNS):
-        raise LoadError(f"{place}: columns are separated by commas, not as in {first[:70]!r}")
+    check_separator(cells, _COLUMNS, place)
     return ["file"], True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -277,7 +278,12 @@ class Images(ABC):
         return x if x.is_floating_point() else x.to(torch.float32)
 
     def _transformed(self, images: Tensor) -> Tensor:
-        return images if self._wanted.transform is None else self._wanted.transform(images)
+        if self._wanted.transform is None:
+            return images
+        try:
+            return self._wanted.transform(images)
+        except LoadError as error:
+            raise LoadError(f"data {self.source}: {error}") from error
 
     def _coded(self, held: Mapping[str, Any], place: str, count: int, *, ranked: bool = False) -> dict[str, Tensor]:
         """Codes of the values of every wanted column, int64 of shape (count,).
@@ -348,7 +354,7 @@ def _finite(values: Tensor) -> Tensor:
     """Whether each image is free of NaN and Inf, bool of shape (n,)."""
     if not values.is_floating_point():
         return torch.ones(len(values), dtype=torch.bool)
-    return torch.isfinite(values).reshape(len(values), -1).all(1).cpu()
+    return torch.isfinite(values).reshape(len(values), math.prod(values.shape[1:])).all(1).cpu()
 
 
 def _told(names: list[str], separator: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cnnaudit.data.files import File, FileImages
 from cnnaudit.data.pictures import needs_pillow
-from cnnaudit.data.tables import table
+from cnnaudit.data.tables import check_separator, table
 from cnnaudit.data.values import near, require
 from cnnaudit.errors import LoadError
 
@@ -25,6 +25,7 @@ __all__ = ["open_manifest"]
 
 _OWN = ("file", "label", "source", "mask")
 _FRACTION = re.compile(r"-?\d*\.\d+")
+_LONGEST_LABEL = 18  # digits; 64 bits hold as many
 
 
 def open_manifest(source: Source, wanted: Wanted, trust: Trust) -> Images:
@@ -74,6 +75,7 @@ def open_manifest(source: Source, wanted: Wanted, trust: Trust) -> Images:
 
 def _columns(columns: Sequence[str], source: Source, head: str) -> dict[str, str]:
     """What file, label, source and mask are called in a manifest, as far as it has them."""
+    check_separator(columns, _OWN, head)
     if doubled := [name for name in columns if columns.count(name) > 1]:
         raise LoadError(f"{head}: two columns are called {doubled[0]!r}")
     for name, column in source.options.items():
@@ -97,6 +99,8 @@ def _labels(written: Sequence[tuple[str, str]]) -> tuple[Sequence[int | None], l
             raise LoadError(f"{row}: label {text} is a fraction: labels are whole numbers, or names")
         if text.startswith("-") and text[1:].isdecimal():
             raise LoadError(f"{row}: label {text} is negative: classes count from 0")
+        if text.isdecimal() and len(text) > _LONGEST_LABEL:
+            raise LoadError(f"{row}: label {text[:20]}... is no number of a class: classes count from 0")
     if all(text.isdecimal() for _, text in written):
         return [int(text) for _, text in written], []
     classes = sorted({text for _, text in written})

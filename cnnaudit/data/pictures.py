@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +17,11 @@ import torch
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-__all__ = ["SUFFIXES", "decoded", "decoded_mask", "needs_pillow", "of_pillow", "unreadable"]
+__all__ = ["SUFFIXES", "decoded", "decoded_mask", "guarded", "needs_pillow", "of_pillow", "unreadable"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -86,6 +86,26 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:  # Pillow raises whatever a broken file makes its parts raise
         raise OSError(_told(error)) from error
+
+
+@contextmanager
+def guarded(check: Callable[[Path], object]) -> Iterator[None]:
+    """Let other code open pictures of the usual formats only, and only from files that pass a check."""
+    from PIL import Image  # noqa: PLC0415 - most audits do without
+
+    before = Image.open
+
+    def opened(fp: Any, mode: Any = "r", formats: Any = None) -> Any:
+        name = getattr(fp, "name", fp)
+        if isinstance(name, (str, Path)):
+            check(Path(name))
+        return before(fp, mode, formats or _FORMATS)
+
+    Image.open = opened
+    try:
+        yield
+    finally:
+        Image.open = before
 
 
 def _told(error: Exception) -> str:

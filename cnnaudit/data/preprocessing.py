@@ -120,7 +120,12 @@ def _auto(model: nn.Module, source: Source | None) -> Transform | None:
     if config is None and source is not None and source.kind == "timm":  # a part of the model is audited
         config = package("timm", "timm").get_pretrained_cfg(source.target)
     config = config.to_dict() if config is not None and hasattr(config, "to_dict") else config
-    return _of_timm(config) if isinstance(config, Mapping) and "mean" in config else None
+    if not isinstance(config, Mapping) or "mean" not in config:
+        return None
+    # timm's configuration stays that of the pretrained weights where the network is built for other channels.
+    channels = config["input_size"][0]
+    other = source is not None and source.options.get("in_chans", channels) != channels
+    return None if other else _of_timm(config)
 
 
 def _of_torchvision(source: Source) -> Transform | None:

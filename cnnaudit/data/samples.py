@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXCLUDED", "Samples", "visitable"]
 
-EXCLUDED = "excluded"  # beside what a sample holds: whether it is among the images that must not be there
+EXCLUDED = "\0excluded"  # beside what a sample holds, under a name that no column has: whether it must not be there
 
 
 class Samples(Images):

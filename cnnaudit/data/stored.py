@@ -28,13 +28,13 @@ from cnnaudit.data.values import native
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Member", "Stored", "StoredTensor", "npy_file", "npz_members", "safetensors_members"]
+__all__ = ["Member", "Stored", "StoredTensor", "check_inflated", "npy_file", "npz_members", "safetensors_members"]
 
 _HEADER = 2**16  # numpy reads no header of more than 10,000 bytes
 _LOCAL_HEADER = 30  # of a member of a zip, before its name
@@ -81,7 +81,9 @@ class Stored:
         """
         try:
             held = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise LoadError(f"{self.path}: it can no longer be read ({error})") from error
+        except ValueError as error:
             raise LoadError(f"{self.path}: it was changed while it was read ({error})") from error
         # An index of its own makes a copy of its own; a slice would keep the file mapped.
         found: NDArray[Any] = native(np.array(held[rows]) if isinstance(rows, slice) else np.asarray(held[rows]))
@@ -183,6 +185,21 @@ class Member:
         if start + self.info.file_size > self.path.stat().st_size:
             raise LoadError(f"{place}: claims {self.info.file_size:,} bytes but the file ends before")
         return start
+
+
+def check_inflated(members: Iterable[Member | StoredTensor], path: Path, place: str) -> None:
+    """Refuse several arrays that each inflate to what is allowed, and together out of all proportion.
+
+    Raises:
+        LoadError: they do.
+    """
+    packed = [x for x in members if isinstance(x, Member) and x.info.compress_type != zipfile.ZIP_STORED]
+    size, held = sum(member.info.file_size for member in packed), path.stat().st_size
+    if size > max(_MOST_INFLATED, _MOST_RATIO * held):
+        raise LoadError(
+            f"{place}: {held:,} bytes that would inflate to {size:,}: that is a zip bomb, or hardly anything but "
+            "zeros; if it is meant, save it uncompressed with np.savez"
+        )
 
 
 def npy_file(path: Path, place: str) -> Stored:

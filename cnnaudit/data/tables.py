@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from typing import TYPE_CHECKING
 
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["table"]
+__all__ = ["check_separator", "table"]
 
 _LONGEST = 2**17  # the csv module reads no longer field
 
@@ -33,6 +34,17 @@ def table(path: Path) -> Iterator[tuple[str, list[str]]]:
             return
         if row:
             yield place, [cell.strip() for cell in row]
+
+
+def check_separator(header: Sequence[str], known: Iterable[str], place: str) -> None:
+    """Refuse a header of one cell that holds a known column, separated from others by something else than commas.
+
+    Raises:
+        LoadError: it is.
+    """
+    names = re.split(r"[;\t|]", header[0].lower())
+    if len(header) == 1 and len(names) > 1 and set(names) & set(known):
+        raise LoadError(f"{place}: columns are separated by commas, not as in {header[0][:70]!r}")
 
 
 def _lines(path: Path) -> Iterator[str]:

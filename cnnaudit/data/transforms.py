@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["FRACTIONS", "Steps", "Transform", "Transforms"]
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+_MOST_PIXELS = 2**24  # of an image: a step of a few letters must not take all memory
 _Size: TypeAlias = "tuple[int, ...]"
 
 
@@ -146,7 +147,9 @@ def _bilinear(x: Tensor, size: _Size) -> Tensor:
 def _resized(size: Sequence[int], wanted: _Size) -> _Size:
     if len(wanted) == 1:
         shorter = min(size)  # the longer sides are cut to whole pixels, as torchvision does
-        return tuple(int(wanted[0] * side / shorter) for side in size)
+        wanted = tuple(int(wanted[0] * side / shorter) for side in size)
+    if math.prod(wanted) > _MOST_PIXELS:
+        raise LoadError(f"resize: {_by(wanted)} is more than {_MOST_PIXELS:,} pixels, from images of {_by(size)}")
     if len(wanted) != len(size):
         raise LoadError(f"resize: {list(wanted)} has {len(wanted)} sides, and images of {_by(size)} have {len(size)}")
     return tuple(wanted)

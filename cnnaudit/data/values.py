@@ -174,7 +174,8 @@ def as_labels(labels: Any, place: str, *, single: bool = False) -> Tensor:
     Raises:
         LoadError: they are not one whole number an image, or one is negative.
     """
-    if getattr(getattr(labels, "dtype", None), "kind", "") in ("U", "S"):
+    one = labels[0] if isinstance(labels, (list, tuple)) and labels else labels
+    if isinstance(one, str) or getattr(getattr(labels, "dtype", None), "kind", "") in ("U", "S"):
         raise LoadError(f"{place}: labels are text: number them with np.unique(labels, return_inverse=True)[1]")
     if len(shape := tuple(getattr(labels, "shape", ()))) > 2:  # before it is read, where it is in a file
         raise LoadError(f"{place}: labels must be one integer an image, not {labels.dtype} of shape {shape}")

@@ -155,8 +155,9 @@ def _exported(model: nn.Module, call: Call, example: Sequence[Tensor], batch: An
     args, kwargs = call.arguments(example)
     bound = signature(model.forward).bind(*args, **kwargs).arguments
     shapes = _pytree.tree_map(lambda _: {0: batch}, dict(bound))
-    program: ExportedProgram = export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    return program.run_decompositions({})
+    program = export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    functional: ExportedProgram = program.run_decompositions({})
+    return functional
 
 
 @contextmanager
@@ -226,11 +227,13 @@ def _check_that_it_runs(model: nn.Module, call: Call, inputs: Sequence[Tensor]) 
 
 
 def _untraceable(model: nn.Module, reason: Exception) -> str:
+    named = [name for name, _ in model.named_children()][:6]
+    parts = f" ({', '.join(named)})" if named else ""
     return (
         f"{_name(model)} cannot be captured as a graph: {_first_line(reason)}\n"
         "torch.export follows the forward without data: it cannot branch on a tensor's values "
         "(`if x.sum() > 0`, `.item()`, `.numpy()`). Replace such code by torch.where or a constant, "
-        "or audit the part of the model that has none."
+        f"or audit a part of the model that has none: `part:` of `model:` names it{parts}."
     )
 
 

@@ -46,7 +46,7 @@ class ModelGraph:
     @property
     def images(self) -> Node:
         """The value that holds the images."""
-        taken = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        taken: list[Node] = [node for node in self.module.graph.nodes if node.op == "placeholder"]
         return taken[self.order.index(0)]
 
     def site(self, path: str) -> Site:

@@ -107,7 +107,7 @@ class Trust:
         if self.bundle is None or any(real.is_relative_to(f.resolve()) for f in (self.bundle, self.root)):
             return True
         named = {name for path in (real, *real.parents) for name in (self._relative(path), path.as_posix())}
-        return any(re.fullmatch(_regex(g.rstrip("/"), "/"), name) for g in self.paths for name in named)
+        return any(re.fullmatch(self._regex(g), name) for g in self.paths for name in named)
 
     def factory(self, source: Source) -> Any:
         """Import what a factory source names.
@@ -182,7 +182,12 @@ class Trust:
         # What is installed below the root, in a virtual environment say, is not the project's.
         installed = bool(_INSTALLED & set(path.parts)) or any(path.is_relative_to(folder) for folder in _standard())
         globs = [g for g in self.globs if _path_glob(g) and (not installed or any(i in g for i in _INSTALLED))]
-        return any(re.fullmatch(_regex(g, "/"), name) for g in globs for name in named)
+        return any(re.fullmatch(self._regex(g), name) for g in globs for name in named)
+
+    def _regex(self, glob: str) -> str:
+        """Of a path glob; one that leads out of the root (``../shared``) is that of an absolute path."""
+        outside = ".." in Path(glob).parts
+        return _regex(os.path.normpath(self.root.resolve() / glob) if outside else glob.rstrip("/"), "/")
 
     def _relative(self, path: Path) -> str:
         root = self.root.resolve()

@@ -22,6 +22,7 @@ __all__ = ["from_timm", "from_torchvision", "package"]
 
 # Arguments of the factories that open files or addresses.
 _OPENING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "progress"}
+_NAMES = {"model_name", "name"}  # would build another network, from any folder too, than the one that was checked
 
 
 def from_torchvision(source: Source) -> nn.Module:
@@ -89,6 +90,8 @@ def from_timm(source: Source, *, filled: bool) -> nn.Module:
 
 
 def _options(source: Source) -> dict[str, Any]:
+    if naming := sorted(_NAMES & set(source.options)):
+        raise LoadError(f"{source.written}: {naming[0]} is no option: the network's name stands after the colon")
     if opening := sorted(_OPENING & set(source.options)):
         raise LoadError(f"{source.written}: {', '.join(opening)} would open files; name the weights under `weights:`")
     return dict(source.options)

@@ -14,7 +14,7 @@ from cnnaudit.spec.messages import quoted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Kind", "Role", "Source", "resolve"]
+__all__ = ["TORCHVISION_PATHS", "Kind", "Role", "Source", "resolve"]
 
 Role: TypeAlias = Literal["model", "weights", "data"]
 Kind: TypeAlias = Literal[
@@ -46,7 +46,7 @@ _SUFFIXES: Mapping[str, Kind] = {
     ".csv": "manifest",
 }
 _HUBS: Mapping[str, Kind] = {"torchvision": "torchvision", "timm": "timm"}
-_PATHS = ("root", "annFile")  # options of torchvision's datasets that are paths
+TORCHVISION_PATHS = ("root", "annFile", "ann_file", "annotation_path")  # options of its datasets that are paths
 _CODE: frozenset[Kind] = frozenset({"file_factory", "module_factory"})
 _WEIGHTS: frozenset[Kind] = frozenset({"safetensors", "state_dict"})
 
@@ -103,12 +103,13 @@ def resolve(text: str, *, base: Path, role: Role, options: Mapping[str, Any] | N
         raise LoadError(_refusal(text, base, role))
     options = dict(options or {})
     if role == "data" and found[0] == "torchvision":
-        options |= {name: str(base / options[name]) for name in _PATHS if isinstance(options.get(name), str)}
+        named = [name for name in TORCHVISION_PATHS if isinstance(options.get(name), str)]
+        options |= {name: str(base / options[name]) for name in named}
     return Source(*found, options=MappingProxyType(options), written=text, part=part)
 
 
 def _read(text: str, base: Path) -> tuple[Kind, str, str | None] | None:
-    if not text.isprintable():
+    if not text.isprintable() or "://" in text:
         return None
     hub, _, name = text.partition(":")
     if hub in _HUBS:
@@ -135,16 +136,27 @@ def _refusal(text: str, base: Path, role: Role) -> str:
             "under model: (model.py:build) and this file under weights:; a whole model, "
             "pickled or of TorchScript, is not read: save it with torch.export.save as .pt2"
         )
-    hint = ""
+    hint = ";"
+    if "://" in text:
+        hint = ", and nothing is downloaded: fetch it and name the file;"
+    elif role == "data" and _is_bare(text):
+        hint = f", and there is no folder {text};"
     for guess in _guesses(text, role):
         if (found := _read(guess, base)) and found[0] in _ROLES[role]:
             hint = f"; did you mean {guess!r}?"
             break
-    return f"{quoted(text)} does not name {_noun(role)}{hint or ';'} the forms are {_FORMS[role]}"
+    return f"{quoted(text)} does not name {_noun(role)}{hint} the forms are {_FORMS[role]}"
+
+
+def _is_bare(text: str) -> bool:
+    """Whether this can be the path of a folder only: a name without an ending."""
+    return bool(text) and text.isprintable() and not (PurePosixPath(text).suffix or ":" in text)
 
 
 def _guesses(text: str, role: Role) -> Iterator[str]:
     """What may have been meant; the caller keeps the first that could be read."""
+    if "://" in text:
+        return
     head, colon, tail = text.partition(":")
     if near := _near_hub(head, cutoff=0.8):
         yield f"{near[0]}:{tail}"

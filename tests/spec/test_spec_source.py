@@ -52,7 +52,10 @@ def test_options_are_read_only_and_a_source_is_hashable(tmp_path):
 
 MODEL = "the forms are model.py:build, package.module:build, torchvision:resnet18, timm:resnet50 or model.pt2"
 WEIGHTS = "the forms are weights.safetensors or a state dict in .pt, .pth, .bin or .ckpt"
-DATA = "the forms are images.npz, images.npy, images.safetensors, a folder of images, a .csv that lists them, data.py:build, package.module:build, torchvision:FashionMNIST or synthetic"
+DATA = (
+    "the forms are images.npz, images.npy, images.safetensors, a folder of images, a .csv that lists them, "
+    "data.py:build, package.module:build, torchvision:FashionMNIST or synthetic"
+)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,13 @@ DATA = "the forms are images.npz, images.npy, images.safetensors, a folder of im
         ("weights", "w.safetensor", f"'w.safetensor' does not name weights; did you mean 'w.safetensors'? {WEIGHTS}"),
         ("weights", "model.py:build", f"'model.py:build' does not name weights; {WEIGHTS}"),
         ("data", "timm:cifar", f"'timm:cifar' does not name data; {DATA}"),
-        ("data", "images", f"'images' does not name data; {DATA}"),
+        ("data", "images", f"'images' does not name data, and there is no folder images; {DATA}"),
+        (
+            "data",
+            "https://example.org/x.npz",
+            "'https://example.org/x.npz' does not name data, and nothing is downloaded: fetch it and name the file; "
+            f"{DATA}",
+        ),
     ],
 )
 def test_what_has_no_form_is_refused(tmp_path, role, text, message):
