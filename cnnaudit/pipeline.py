@@ -48,6 +48,7 @@ __all__ = ["Measured", "Prepared", "audit", "measure_all", "prepare", "read_spec
 
 
 _SMALL = 2**18  # values of the largest map of a block
+_MOST_VALUES = 2**29  # of the images of a block: what a rule file asks for must not take all memory
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,11 @@ def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust) -> tuple[Images
 
 def _captured(loaded: Loaded, block: Block, images: Images, spec: Spec) -> ModelGraph:
     # As many images as every forward pass will have: a graph that cannot be of any batch size is of this one.
-    index = torch.arange(spec.sampling.block) % len(block.images)
+    size = spec.sampling.block
+    if size * max(x[0].numel() for x in block.inputs) > _MOST_VALUES:
+        told = " x ".join(map(str, block.images.shape[1:]))
+        raise LoadError(f"sampling.block of {size} images of {told} is more than {_MOST_VALUES:,} values: lower it")
+    index = torch.arange(size) % len(block.images)
     example = [x[index.to(x.device)] for x in block.inputs]
     try:
         if loaded.program is not None:

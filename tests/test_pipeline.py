@@ -741,3 +741,10 @@ def test_a_graph_of_one_batch_size_reads_data_of_any_number(count):
     for model in (Unrolled(), nn.Sequential(Unrolled())):
         report = audited(rule, RULES[2] | {"if_absent": "skip"}, model=model, data=images_and_labels(count))
         assert report.data["n_images"] == count
+
+
+def test_a_block_beyond_all_memory_is_refused():
+    """As 4096 images of 512 x 512, of which there are two."""
+    rules = {"cnnaudit": 1, "sampling": {"block": 4096}, "rules": [{"metric": "activity.dead", "max": 0}]}
+    with pytest.raises(LoadError, match=r"sampling.block of 4096 images of 1 x 512 x 512 is more than 536,870,912"):
+        cnnaudit.audit(rules, model=nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), data=torch.zeros(2, 1, 512, 512))

@@ -111,7 +111,7 @@ class FileImages(Samples):
         for name in self.columns:
             self._code(name, sorted({file.values.get(name, file.label or 0) for file in files}))
         if wanted.excluded is not None:
-            self._found = wanted.excluded.names([file.name for file in files], folder)
+            self._found = [shown + name for name in wanted.excluded.names([file.name for file in files], folder)]
             self._refuse_excluded(len(files))
 
     def _name(self, index: int) -> str:

@@ -366,7 +366,9 @@ class Sampling(_Written):
     confidence: Annotated[float, Field(gt=0.5, lt=1), _Fraction] = Field(
         default=0.95, description="Confidence of intervals; a bound is decided one-sided at 1 - confidence."
     )
-    block: int = Field(default=16, ge=2, description="Images in one forward pass, whatever the loader's batch size.")
+    block: int = Field(
+        default=16, ge=2, le=4096, description="Images in one forward pass, whatever the loader's batch size."
+    )
     crop: _Pixels | None = Field(
         default=None,
         description="Size of what the network sees of each image: its middle, so many pixels a side. The rest is there "

@@ -212,8 +212,8 @@ def test_mistakes_at_the_top(problems, text, message):
         (
             "data: {load: w.pt}",
             (
-                "4:14: 'w.pt' does not name data; the forms are images.npz, images.npy, images.safetensors, a folder of "
-                "images, a .csv that lists them, data.py:build, package.module:build, torchvision:FashionMNIST or "
+                "4:14: 'w.pt' does not name data; the forms are images.npz, images.npy, images.safetensors, a folder "
+                "of images, a .csv that lists them, data.py:build, package.module:build, torchvision:FashionMNIST or "
                 "synthetic"
             ),
         ),
