@@ -125,6 +125,13 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
         names = "; ".join(corrupt[:_TOLD]) + ("; ..." if len(corrupt) > _TOLD else "")
         count = f"{len(corrupt):,} image{'s' * (len(corrupt) != 1)}"
         told.append(f"Left out because they cannot be used: {count} ({names}).")
+    facts = prepared.images.facts
+    if excluded := facts["excluded"]:
+        told.append(f"None of these images is among the {excluded['images']:,} of {excluded['manifest']}.")
+    if facts.get("ignored"):
+        told.append(f"Files in the folder that are no images, and were not read: {facts['ignored']:,}.")
+    if facts["source"] == "synthetic":
+        told.append("The images are made up: the network runs, and no figure says anything about real images.")
     if prepared.images.integers:
         told.append("The images are whole numbers and went in as float32 without scaling.")
     if prepared.images.order == "as given":

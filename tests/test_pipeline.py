@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -748,3 +749,25 @@ def test_a_block_beyond_all_memory_is_refused():
     rules = {"cnnaudit": 1, "sampling": {"block": 4096}, "rules": [{"metric": "activity.dead", "max": 0}]}
     with pytest.raises(LoadError, match=r"sampling.block of 4096 images of 1 x 512 x 512 is more than 536,870,912"):
         cnnaudit.audit(rules, model=nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), data=torch.zeros(2, 1, 512, 512))
+
+
+def test_the_report_tells_what_data_are_made_up_compared_or_beside_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8, 3), 50 * i, np.uint8)).save(tmp_path / f"photos/{i}.png")
+    (tmp_path / "photos/notes.txt").write_text("of the photographer")
+    (tmp_path / "train.csv").write_text("file\nother.png\n")
+
+    def notes(data):
+        rule = {"metric": "activity.dormant", "max": 9}
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+        return cnnaudit.audit({"cnnaudit": 1, "data": data, "rules": [rule]}, model=model).notes
+
+    assert notes({"load": "photos/", "exclude": "train.csv"}) == (
+        "None of these images is among the 1 of train.csv.",
+        "Files in the folder that are no images, and were not read: 1.",
+    )
+    assert notes({"load": "synthetic", "kwargs": {"images": 4, "size": 8}}) == (
+        "The images are made up: the network runs, and no figure says anything about real images.",
+    )
