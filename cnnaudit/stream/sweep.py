@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cnnaudit.call import Call
-from cnnaudit.errors import GraphError
 from cnnaudit.graph import ModelGraph, evaluating
 from cnnaudit.statistics import Parameters
+from cnnaudit.stream.agreement import check_agreement
 from cnnaudit.stream.folding import Folding
 from cnnaudit.stream.runner import PILOT, Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["filled", "sweep"]
 
 _IMAGES = Call()
-_TOLERANCE = 1e-3
 
 
 def sweep(
@@ -92,9 +91,8 @@ def sweep(
                 runner.run_block(_own(inputs) if runner.writes else inputs, block, seed, fold) for runner in runners
             ]
             if block.number == 0 and reference is not None:
-                args, kwargs = call.arguments(_own(inputs))
                 with evaluating(reference):
-                    _same(output, reference(*args, **kwargs))
+                    check_agreement(output, _calling(reference, call), inputs)
         read += len(block.images)
     fold.settle()
     yield fold.statistics
@@ -118,24 +116,13 @@ def filled(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs)
 
 
+def _calling(model: nn.Module, call: Call) -> Callable[[Sequence[Tensor]], Any]:
+    def run(inputs: Sequence[Tensor]) -> Any:
+        args, kwargs = call.arguments(_own(inputs))
+        return model(*args, **kwargs)
+
+    return run
+
+
 def _own(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(x.clone() for x in inputs)
-
-
-def _same(ours: Any, theirs: Any) -> None:
-    for mine, other in zip(ModelGraph.output_tensors(ours), ModelGraph.output_tensors(theirs), strict=True):
-        if mine.shape != other.shape:
-            raise GraphError(f"the captured graph gives {tuple(mine.shape)}, the model {tuple(other.shape)}")
-        finite = torch.isfinite(other)
-        agree = torch.equal(finite, torch.isfinite(mine))
-        known = other[finite]
-        scale = known.abs().max().clamp(min=1e-6) if known.numel() else 1.0
-        worst = float((mine[finite] - known).abs().max() / scale) if agree and known.numel() else 0.0
-        # Numbers of 8 bits differ more than by the order in which a sum is taken.
-        limit = max(_TOLERANCE, 8 * torch.finfo(other.dtype).eps) if other.is_floating_point() else _TOLERANCE
-        if not (agree and worst < limit):
-            raise GraphError(
-                f"the captured graph computes something else than the model: their outputs differ by {worst:.1e} of "
-                "the largest. Does the model draw random numbers, keep state between calls or depend on its inputs' "
-                "values?"
-            )
