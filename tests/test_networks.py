@@ -188,7 +188,7 @@ def test_a_transposed_convolution_repeats_or_spreads():
 class DenseLayer(nn.Module):
     def __init__(self, channels, growth):
         super().__init__()
-        self.norm, self.conv = nn.BatchNorm2d(channels, eps=0), nn.Conv2d(channels, growth, 3, padding=1)
+        self.norm, self.conv = nn.BatchNorm2d(channels, eps=1e-30), nn.Conv2d(channels, growth, 3, padding=1)
 
     def forward(self, x):
         return torch.cat([x, self.conv(torch.relu(self.norm(x)))], 1)
@@ -200,7 +200,7 @@ class DenseNet(nn.Module):
         self.stem = nn.Conv2d(1, 4, 3, padding=1)
         self.dense = nn.Sequential(DenseLayer(4, 2), DenseLayer(6, 2))
         self.transition = nn.Sequential()
-        self.transition.add_module("norm", nn.BatchNorm2d(8, eps=0))
+        self.transition.add_module("norm", nn.BatchNorm2d(8, eps=1e-30))
         self.transition.add_module("relu", nn.ReLU())
         self.transition.add_module("conv", nn.Conv2d(8, 4, 1))
         self.transition.add_module("pool", nn.AvgPool2d(2))

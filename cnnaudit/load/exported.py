@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,9 @@ def load_exported(source: Source, trust: Trust) -> ExportedProgram:
     logger = logging.getLogger("torch.export")
     disabled, logger.disabled = logger.disabled, True  # torch prints a traceback beside what it raises
     try:
-        with path.open("rb") as file:  # torch takes a path only where it ends in .pt2, and a link's end need not
+        # Torch takes a path only where it ends in .pt2, and a link's end need not.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own buffers: the file loads or it does not
             program = torch.export.load(file)
     except Exception as error:
         raise LoadError(
