@@ -235,30 +235,24 @@ def _pixels(value: Any) -> Any:
 
 
 _Side: TypeAlias = Annotated[int, Field(ge=1)]
+_SIDES = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 1},
+            {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3},
+        ]
+    }
+)
 _Pixels: TypeAlias = Annotated[
     Annotated[tuple[_Side, ...], Field(min_length=1, max_length=3)],
     BeforeValidator(_pixels),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3},
-            ]
-        }
-    ),
+    _SIDES,
 ]
 
 _Size: TypeAlias = Annotated[
     Annotated[tuple[_Side, ...], Field(min_length=1, max_length=3)],
     BeforeValidator(lambda value: (value,) if type(value) is int else tuple(value) if type(value) is list else value),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3},
-            ]
-        }
-    ),
+    _SIDES,
 ]
 _Numbers: TypeAlias = Annotated[
     tuple[_Bound, ...],
