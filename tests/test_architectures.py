@@ -225,7 +225,9 @@ def test_what_passed_is_not_run_again_and_a_failure_is_told(rows, tmp_path, monk
     assert architectures.main() == 1
     assert sorted(ran) == [f"torchvision:resnet{depth}" for depth in (101, 34, 50)]
     text = capsys.readouterr().out
-    assert text.strip().endswith("0 of 0 timm families, 0 of 0 timm modules beside these, 2 of 4 torchvision models; the same bits")
+    assert text.strip().endswith(
+        "0 of 0 timm families, 0 of 0 timm modules beside these, 2 of 4 torchvision models; the same bits"
+    )
     assert "| torchvision:resnet50  | no graph  |" in text
     assert "64x32" in text
     written = page.read_text(encoding="utf-8")
