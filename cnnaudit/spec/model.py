@@ -308,7 +308,7 @@ class Step(_Written):
 
 _Transform: TypeAlias = Annotated[
     Annotated[Literal["auto"], Tag("text")] | Annotated[tuple[Step, ...], Tag("steps")],
-    Discriminator(lambda value: "steps" if isinstance(value, list | tuple) else "text"),
+    Discriminator(lambda value: "text" if isinstance(value, str) else "steps"),
     AfterValidator(_some),
 ]
 

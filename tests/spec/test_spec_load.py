@@ -218,6 +218,18 @@ def test_mistakes_at_the_top(problems, text, message):
             ),
         ),
         ("weights: [a.pt]", "4:10: weights must be text, not a list"),
+        ("data: {load: p/, transform: {resize: 8}}", "4:29: transform must be a list, not a mapping"),
+        (
+            "data: {load: p/, transform: atuo}",
+            "4:29: transform must be one of auto, not the text 'atuo'; did you mean 'auto'?",
+        ),
+        (
+            "data: {load: p/, transform: [{resize: 8, crop: 8}]}",
+            "4:30: a step does one thing: write each of several as an item of its own",
+        ),
+        ("head: true", "4:7: head must be one of False, not true"),
+        ("inputs: [left, 3]", "4:16: inputs are named as the data names them, not '3'"),
+        ("model: {load: a.py:b, part: .x}", "4:29: part: string should match pattern '^\\w+(\\.\\w+)*$'"),
         ("undecided: maybe", "4:12: undecided must be one of fail, pass, not the text 'maybe'"),
         ("sampling: 3", "4:11: sampling must be a mapping, not the number 3"),
         ("sampling: {seed: }", "4:12: seed has no value"),
