@@ -301,24 +301,11 @@ def measure_all(
     spec: str | Path | Spec | Mapping[str, Any],
     *,
     model: nn.Module | str | None = None,
-    data: Any = None,
-    allow_imports: Iterable[str] = (),
-    allow_paths: Iterable[str] = (),
-    trust_model: bool = False,
-    device: str | torch.device | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Measured:
     """Fill the statistics that a spec's rules need; arguments and errors are those of :func:`audit`."""
-    with _measuring(
-        spec,
-        model,
-        progress=progress,
-        data=data,
-        allow_imports=allow_imports,
-        allow_paths=allow_paths,
-        trust_model=trust_model,
-        device=device,
-    ) as (prepared, threads, shown):
+    with _measuring(spec, model, progress=progress, **options) as (prepared, threads, shown):
         *_, statistics = shown
     return Measured(prepared, statistics, threads)
 

@@ -110,13 +110,14 @@ class _Words:
         metric: Its name.
         cells: What is said of a site, as many texts at each; an empty one where there is nothing to say.
         ends: What is worth a look.
-        legend: What is meant, given the number of images.
+        legend: What is meant; {images} stands for their number, {missed} for the largest share of images that may yet
+            activate a kernel which no image did.
     """
 
     metric: str
     cells: Callable[[_At], Sequence[str]]
     ends: Sequence[_End]
-    legend: Callable[[int], str]
+    legend: str
 
 
 def _first_look(flow: Flow) -> _Found:
@@ -130,7 +131,7 @@ def _first_look(flow: Flow) -> _Found:
         for path, line in (_aligned({at.site.path: words.cells(at) for at in places}) | broken).items():
             lines.setdefault(path, []).append(line)
         ends += [row for end in words.ends for row in _extreme(end, places, words.metric)]
-        legend.append(words.legend(flow.n_images))
+        legend.append(words.legend.format(images=flow.n_images, missed=1 - 0.05 ** (1 / max(flow.n_images, 1))))
     sections = ["\n".join(map(_wrapped, legend))] if legend else []
     if ends:
         table = tabulate(ends, tablefmt="plain", disable_numparse=True)
@@ -240,14 +241,11 @@ def _least_input(at: _At) -> str:
     return f"{_short(min(shares))}, input {shares.index(min(shares))} of 0 to {len(shares) - 1}"
 
 
-def _dead_legend(n: int) -> str:
-    missed = 1 - 0.05 ** (1 / max(n, 1))
-    return (
-        f"dead: kernels that are zero everywhere on these {n:,} images; one that {missed:.1%} of images activate may "
-        f"be among them (95 %). dormant: mean response at most {_DORMANT} of the layer's. constant: hardly ever zero, "
-        "and hardly varies. zeros: share of exact zeros. -: no activation follows that makes any."
-    )
-
+_DEAD = (
+    "dead: kernels that are zero everywhere on these {images:,} images; one that {missed:.1%} of images activate may "
+    f"be among them (95 %). dormant: mean response at most {_DORMANT} of the layer's. constant: hardly ever zero, "
+    "and hardly varies. zeros: share of exact zeros. -: no activation follows that makes any."
+)
 
 _WORDS = (
     _Words(
@@ -257,13 +255,13 @@ _WORDS = (
             _End("most dead kernels", _share_of("dead"), _kernels("dead")),
             _End("most constant kernels", _share_of("always_on"), _kernels("always_on")),
         ),
-        _dead_legend,
+        _DEAD,
     ),
     _Words(
         "class_information",
         _class_information,
         (),
-        lambda n: (  # noqa: ARG005
+        (
             "class: bits about the label in a kernel's mean response, the mean over kernels, and of the best one. "
             "Early kernels are meant to know little."
         ),
@@ -275,10 +273,10 @@ _WORDS = (
             _End(
                 "pool that another would beat",
                 lambda at: _alternative(at)[0],
-                lambda at, places: f"{_alternative(at)[1]} would lose {_short(_alternative(at)[0])} less",  # noqa: ARG005
+                lambda at, places: f"{_alternative(at)[1]} would lose {_short(_alternative(at)[0])} less",  # noqa: ARG005 - as all ends are told
             ),
         ),
-        lambda n: (  # noqa: ARG005
+        (
             "loses: share of the entropy of a pool's windows, at a few levels; where another pool would lose less, "
             "that is told. Compare pools with windows of one size only."
         ),
@@ -287,7 +285,7 @@ _WORDS = (
         "branch_variance_share",
         _branch,
         (_least("share", "weakest branch"),),
-        lambda n: (  # noqa: ARG005
+        (
             "branch: what the residual branch brings of the sum's variance; the skip brings the rest. correlation: of "
             "the two. Low shares are usual deep in a network; near 0 the block does nothing."
         ),
@@ -299,20 +297,16 @@ _WORDS = (
             _End(
                 "weakest input",
                 lambda at: _FAR - min(at.fields["share"].units),
-                lambda at, places: _least_input(at),  # noqa: ARG005
+                lambda at, places: _least_input(at),  # noqa: ARG005 - see above
             ),
         ),
-        lambda n: (  # noqa: ARG005
-            "inputs: what each input of a concatenation brings of the variance of the convolution that reads it."
-        ),
+        ("inputs: what each input of a concatenation brings of the variance of the convolution that reads it."),
     ),
     _Words(
         "gate_activity",
         _gate,
         (_least("between_images", "steadiest gate"),),
-        lambda n: (  # noqa: ARG005
-            "gate: its mean, and how much it varies from image to image, relative to that; near 0 it is a constant."
-        ),
+        ("gate: its mean, and how much it varies from image to image, relative to that; near 0 it is a constant."),
     ),
 )
 METRICS = tuple(words.metric for words in _WORDS)
