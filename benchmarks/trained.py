@@ -24,7 +24,7 @@ from trained.networks import PACKAGES, crops, digits, digits_network, efficientn
 
 import cnnaudit
 from cnnaudit.metrics import registry
-from cnnaudit.report.as_text import number
+from cnnaudit.report.words import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

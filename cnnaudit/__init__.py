@@ -20,6 +20,7 @@ from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
     from cnnaudit.flow import Flow, profile
+    from cnnaudit.gate.decision import apply_gate
     from cnnaudit.measurement import measure
     from cnnaudit.pipeline import audit
     from cnnaudit.report import render
@@ -39,6 +40,7 @@ __all__ = [
     "UndecidedError",
     "Verdict",
     "__version__",
+    "apply_gate",
     "audit",
     "measure",
     "profile",
@@ -51,6 +53,7 @@ _HOMES = {
     "Outcome": "result",
     "Report": "result",
     "Verdict": "result",
+    "apply_gate": "gate.decision",
     "audit": "pipeline",
     "measure": "measurement",
     "profile": "flow",

@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals import Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from cnnaudit.intervals import Array, BoundedMean, delong
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.statistics import halved
 
 if TYPE_CHECKING:

@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import platform
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cnnaudit.clock import today
 from cnnaudit.judge import family_wise_error
+from cnnaudit.metrics import registry
 from cnnaudit.site import Op
 from cnnaudit.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
+    from cnnaudit.looks import Look
     from cnnaudit.pipeline import Prepared
-    from cnnaudit.spec import Source
+    from cnnaudit.plan import Plan
+    from cnnaudit.site import Site
+    from cnnaudit.spec import Rule, Source, Spec
 
-__all__ = ["TWIN_IMAGES", "conditions", "home", "model_facts", "notes", "settings"]
+__all__ = [
+    "TWIN_IMAGES",
+    "conditions",
+    "coverage",
+    "home",
+    "judging_settings",
+    "model_facts",
+    "notes",
+    "settings",
+    "spec_facts",
+]
 
 TWIN_IMAGES = 256
-_TOLD = 5
 
 
 def home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -56,6 +74,44 @@ def model_facts(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def spec_facts(spec: Spec) -> dict[str, Any]:
+    """Return the rule file, and of each rule what it measures and what it allows."""
+    return spec.facts | {"terms": {rule.id: _terms(rule) for rule in spec.rules}}
+
+
+def _terms(rule: Rule) -> dict[str, Any]:
+    measures = {
+        "metric": registry()[rule.metric].identified(rule.params),
+        "field": rule.field,
+        "params": json.loads(json.dumps(dict(rule.params))),  # as a baseline's are read back
+        "op": None if rule.op is None else str(rule.op),
+        "at": list(rule.at),
+        "from": list(rule.start),
+        "by": None if rule.by is None else rule.by.column,
+        "null": rule.null,
+        "reduce": rule.reduce,
+        "estimand": rule.estimand,
+    }
+    bounds = {"min": rule.min, "max": rule.max, "min_excess": rule.min_excess}
+    return {
+        "measures": measures,
+        "bounds": bounds | {"share": rule.share, "severity": rule.severity},
+        "max_regression": None if rule.max_regression is None else asdict(rule.max_regression),
+    }
+
+
+def coverage(plan: Plan, sites: Sequence[Site]) -> dict[str, Any]:
+    """Return how many of the network's sites are under a rule that judges there, and which are not."""
+    judging = [c for c in plan.checks if c.probe is not None and (c.rule.bounds or c.rule.max_regression)]
+    covered = {place.path for check in judging for place in check.places}
+    own = [site for site in sites if site.op is not Op.INPUT]
+    return {
+        "sites": len(own),
+        "covered": sum(site.path in covered for site in own),
+        "not_covered": [{"site": site.path, "op": str(site.op)} for site in own if site.path not in covered],
+    }
+
+
 def conditions(prepared: Prepared) -> dict[str, Any]:
     """Return under what the network ran, whatever was judged."""
     sampling = prepared.spec.sampling
@@ -68,7 +124,7 @@ def conditions(prepared: Prepared) -> dict[str, Any]:
         "max_memory": sampling.max_memory,
         "groups": prepared.plan.groups,
         "statistics_bytes": prepared.plan.bytes,
-        "metrics": sorted({check.metric.identified(check.rule.params) for check in prepared.plan.checks}),
+        "metrics": _metrics(prepared.plan),
         "mode": "evaluation",
         "device": str(prepared.device),
         "dtype": str(home(prepared.model)[1]).removeprefix("torch."),
@@ -82,14 +138,31 @@ def conditions(prepared: Prepared) -> dict[str, Any]:
 
 def settings(prepared: Prepared) -> dict[str, Any]:
     """Return under what the network ran and was judged."""
-    spec, sampling = prepared.spec, prepared.spec.sampling
-    return conditions(prepared) | {
+    return (
+        conditions(prepared)
+        | judging_settings(prepared.spec, prepared.plan, prepared.looks)
+        | {
+            "date": today().isoformat(),
+            "looks": [look.images or prepared.images.facts["n_images"] for look in prepared.looks],
+            "twins": sorted(prepared.twins),
+        }
+    )
+
+
+def judging_settings(spec: Spec, plan: Plan, looks: Sequence[Look]) -> dict[str, Any]:
+    """Return under what was judged, whatever had been measured."""
+    confidence = spec.sampling.confidence
+    return {
+        "confidence": confidence,
+        "metrics": _metrics(plan),
         "undecided": spec.undecided,
-        "looks": [look.images or prepared.images.facts["n_images"] for look in prepared.looks],
-        "alpha": [(1 - sampling.confidence) * look.spent for look in prepared.looks],
-        "family_wise_error": family_wise_error(prepared.plan, spec),
-        "twins": sorted(prepared.twins),
+        "alpha": [(1 - confidence) * look.spent for look in looks],
+        "family_wise_error": family_wise_error(plan, spec),
     }
+
+
+def _metrics(plan: Plan) -> list[str]:
+    return sorted({check.metric.identified(check.rule.params) for check in plan.checks})
 
 
 def _memory_format(model: nn.Module) -> str:
@@ -108,7 +181,7 @@ def _untrained(source: Source) -> bool:
 
 def notes(prepared: Prepared) -> tuple[str, ...]:
     """Return what a reader must know, as sentences."""
-    loaded, corrupt = prepared.loaded, prepared.images.corrupt
+    loaded, facts = prepared.loaded, prepared.images.facts
     told = [] if loaded is None else list(loaded.notes)
     source = prepared.spec.model
     if source is not None and source.kind != "exported" and prepared.spec.weights is None:
@@ -121,11 +194,11 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
             else f"fresh, drawn with seed {prepared.spec.sampling.seed}"
         )
         told.append(f"Null twin: the weights are {how}; batch norms know the first {TWIN_IMAGES} images under them.")
-    if corrupt:
-        names = "; ".join(corrupt[:_TOLD]) + ("; ..." if len(corrupt) > _TOLD else "")
-        count = f"{len(corrupt):,} image{'s' * (len(corrupt) != 1)}"
+    if corrupt := facts["corrupt"]["count"]:
+        known = facts["corrupt"]["told"]
+        names = "; ".join(known) + ("; ..." if corrupt > len(known) else "")
+        count = f"{corrupt:,} image{'s' * (corrupt != 1)}"
         told.append(f"Left out because they cannot be used: {count} ({names}).")
-    facts = prepared.images.facts
     if excluded := facts["excluded"]:
         told.append(f"None of these images is among the {excluded['images']:,} of {excluded['manifest']}.")
     if facts.get("ignored"):

@@ -30,7 +30,7 @@ from cnnaudit.judge import Evaluations, decide, estimate
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.pipeline import measure_all, read_spec, using_threads
 from cnnaudit.plan import near_misses, selects
-from cnnaudit.report.as_text import margin, number
+from cnnaudit.report.words import margin, number
 from cnnaudit.result import Outcome
 from cnnaudit.spec import from_mapping
 from cnnaudit.spec.messages import did_you_mean
@@ -76,6 +76,7 @@ def profile(
     allow_imports: Iterable[str] = (),
     allow_paths: Iterable[str] = (),
     trust_model: bool = False,
+    show_images: bool = False,
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Flow:
@@ -104,6 +105,7 @@ def profile(
         allow_paths: Globs of files and folders that a rule file may open outside of its own directory and the current
             one.
         trust_model: Whether an exported program (``.pt2``) may be loaded, which runs code that it may hold.
+        show_images: Whether what is told of single images names them; else they have salted hashes for names.
         device: Where to run a model that is given as text; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
 
@@ -126,6 +128,7 @@ def profile(
         allow_imports=allow_imports,
         allow_paths=allow_paths,
         trust_model=trust_model,
+        show_images=show_images,
         device=device,
         progress=progress,
     )
@@ -291,11 +294,11 @@ class Flow:
         absent = [self._absent[rule.id] for rule in mine if rule.id in self._absent]
         mine = [rule for rule in mine if rule.id not in self._absent]
         if absent and not mine:
-            raise MetricError(f"{key} was not measured: {absent[0]}")
+            raise MetricError(f"{key} was not measured: {absent[0]}; profile it with other rules=")
         if not mine or (key not in self._named and key not in vocabulary().spellings):
             near = [spelling for name in self.metrics for spelling in vocabulary().metrics[name].spellings]
             hint = did_you_mean(key, [*self, *near])
-            raise MetricError(f"{key!r} was not measured{hint or ';'} measured were {', '.join(self) or 'no metrics'}")
+            raise MetricError(f"{key!r} was not measured{hint or ';'} choose among {', '.join(self) or 'no metrics'}")
         if key in self._named:
             return mine[0], {key}
         if any(dict(rule.params) != dict(mine[0].params) for rule in mine):
@@ -379,11 +382,13 @@ class Selection:
         if check is None:
             paths = list(self)
             raise MetricError(
-                f"{_name(self.rule)} was not measured at {site!r}{did_you_mean(site, paths) or ';'} "
-                f"it was at {_listed(paths)}"
+                f"{_name(self.rule)} was not measured at {site!r}{did_you_mean(site, paths)}; "
+                f"choose among {_listed(paths)}"
             )
         if check.probe is None:
-            raise MetricError(f"{_name(self.rule)} does not apply at {site}: {check.reason}")
+            raise MetricError(
+                f"{_name(self.rule)} does not apply at {site}: {check.reason}; choose among {_listed(list(self))}"
+            )
         return _estimate(check, self.flow)
 
     def __iter__(self) -> Iterator[str]:
@@ -443,7 +448,7 @@ class Selection:
         if not self._applying:
             raise MetricError(
                 f"{_name(self.rule)} applies at none of the {_count(len(self.checks), 'site')} selected "
-                f"({self.checks[0].site.path}: {self.checks[0].reason})"
+                f"({self.checks[0].site.path}: {self.checks[0].reason}); select others"
             )
         flow = self.flow
         rule = replace(self.rule, min=bound if op == ">=" else None, max=bound if op == "<=" else None)
@@ -616,7 +621,7 @@ def _bounded(entry: Any) -> Any:
 
 
 def _unbounded(rule: Rule) -> Rule:
-    return replace(rule, min=None, max=None, null="", min_excess=None)
+    return replace(rule, min=None, max=None, null="", min_excess=None, max_regression=None)
 
 
 def _every_field(spec: Spec) -> Spec:
@@ -636,14 +641,18 @@ def _estimate(check: Check, flow: Flow) -> Estimate:
     statistic = flow._statistic(check.probe)  # noqa: SLF001 - the same module
     name, place, n = _name(check.rule), check.site.path, statistic.n_images
     if statistic.nonfinite:
-        raise MetricError(f"{statistic.nonfinite} of {n} images give NaN or Inf at {place}: {name} is undefined")
+        raise MetricError(
+            f"{statistic.nonfinite} of {n} images give NaN or Inf at {place}: {name} is undefined; leave them out"
+        )
     try:
         with using_threads(1):
             found = flow._evaluations.of(check, statistic)[check.rule.field]  # noqa: SLF001 - the same module
     except CnnAuditError:
         raise
     except Exception as error:
-        raise MetricError(f"{name} crashed at {place}: {type(error).__name__}: {error}") from error
+        raise MetricError(
+            f"{name} crashed at {place}: {type(error).__name__}: {error}; report it to the metric's author"
+        ) from error
     if check.on_dataset:
         found = found.on_dataset()
     units, kernels = len(found.value), statistic.probe.units

@@ -142,7 +142,7 @@ def conditional_entropy(
     """
     known_over = {"columns": -2, "rows": -1}.get(given)
     if known_over is None:
-        raise MetricError(f"given={given!r} is unknown; it is 'columns' for H(row | column) or 'rows' for the reverse")
+        raise MetricError(f"given={given!r} is unknown; pass 'columns' for H(row | column) or 'rows' for the reverse")
     joint = _counts(table, "table", 2, estimator)
     bits = _entropy(joint.flatten(-2), estimator) - _entropy(joint.sum(known_over), estimator)
     return _not_negative(bits, estimator)
@@ -211,7 +211,7 @@ def expected_mutual_information(table: Tensor) -> Tensor:
     margins = table.sum(-1).long().reshape(-1, table.shape[-2])
     rows = margins[0]
     if not bool((margins == rows).all()):
-        raise MetricError("the tables of one batch differ in their row totals; call once for each set of totals")
+        raise MetricError("table holds tables of different row totals; call once for each set of totals")
     n = int(rows.sum())
     if n == 0:
         return torch.zeros(table.shape[:-2], dtype=torch.float64, device=table.device)

@@ -19,12 +19,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
 from cnnaudit.errors import CnnAuditError
 from cnnaudit.intervals import Normal, difference
 from cnnaudit.looks import LAST, Look
-from cnnaudit.metrics import Gate
-from cnnaudit.result import Estimate, Outcome, UnitCounts, Verdict
+from cnnaudit.metrics import Gate, numbers
+from cnnaudit.result import Estimate, Outcome, SiteMean, UnitCounts, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,6 +177,8 @@ def decide(
             or _check(v, classes, level, evaluations)
             for v in views
         ]
+        if rule.max_regression is not None and look.last:
+            found = [_with_mean(v, view, classes, level, evaluations) for v, view in zip(found, views, strict=True)]
         found += [_absent(rule, message) for absent, message in plan.absent if absent is rule]
         if found and all(v.outcome is Outcome.NOT_APPLICABLE for v in found) and rule.if_absent == "error":
             found.append(_nowhere(rule, found))
@@ -204,6 +207,7 @@ class _View:
     check: Check
     statistic: Statistic | None
     twin: Statistic | None = None
+    by_groups: Statistic | None = None
     slice: str = ""
 
     @property
@@ -238,14 +242,16 @@ def _views(check: Check, statistics: Mapping[Probe, Statistic], values: Mapping[
     if probe is None:
         yield _View(check, None)
         return
-    twin = replace(probe, network=check.rule.null)
+    twin, by_groups = replace(probe, network=check.rule.null), check.by_groups
     if not probe.by:
-        yield _View(check, statistics[probe], statistics[twin] if check.rule.null else None)
+        null = statistics[twin] if check.rule.null else None
+        yield _View(check, statistics[probe], null, statistics[by_groups] if by_groups else None)
         return
     for value, code in sorted((value, code) for code, value in enumerate(values[probe.by])):
         shown = value if value.isprintable() and value.strip() else repr(value)
         null = statistics.get(replace(twin, slice=code)) if check.rule.null else None
-        yield _View(check, statistics.get(replace(probe, slice=code)), null, f"{probe.by}={shown}")
+        groups = statistics.get(replace(by_groups, slice=code)) if by_groups else None
+        yield _View(check, statistics.get(replace(probe, slice=code)), null, groups, f"{probe.by}={shown}")
 
 
 def _facts(rule: Rule) -> dict[str, Any]:
@@ -411,6 +417,40 @@ def _units(check: Check, statistic: Statistic, fewest: int, evaluations: Evaluat
     return _Evidence(estimate, kernels, missing, partial, gate, {name: field.value for name, field in measured.items()})
 
 
+def _with_mean(verdict: Verdict, view: _View, classes: int, level: _Level, evaluations: Evaluations) -> Verdict:
+    """A verdict with the mean over the site's units on all images, where that exists and there are enough for it.
+
+    The mean without each group of images is told where leaving images out tells its error: where images also teach a
+    probe it does not.
+    """
+    check, statistic = view.check, view.statistic
+    if statistic is None or verdict.outcome in (Outcome.ERROR, Outcome.NOT_APPLICABLE):
+        return verdict
+    found = evaluations.of(check, statistic)[check.rule.field]
+    if check.on_dataset:
+        found = found.on_dataset()
+    elif _units(check, statistic, check.images(classes, level.alpha), evaluations).gate.images.any():
+        return verdict
+    missing = check.site.units - len(statistic.probe.units) if statistic.probe.kernels is not None else 0
+    mean = _mean(found, missing)
+    (low,), (high,) = mean.interval(level.confidence)
+    groups = _without_each_group(check, view.by_groups) if view.by_groups is not None and found.by_deletion else ()
+    return replace(verdict, mean=SiteMean(float(mean.value[0]), float(low), float(high), groups))
+
+
+def _without_each_group(check: Check, statistic: Statistic) -> tuple[tuple[int, float], ...]:
+    """For each group its images, and the mean over the units without them."""
+    sizes = [n for n in statistic.images.tolist() if n]
+    if len(sizes) < 2:
+        return ()
+    found = (
+        check.metric.function(part, check.site, **check.rule.params)[check.rule.field]
+        for part in statistic.leave_one_out()
+    )
+    means = (float(numbers(getattr(value, "value", value)).mean()) for value in found)
+    return tuple(zip(sizes, means, strict=True))
+
+
 def _mean(estimate: Uncertain, missing: int) -> Uncertain:
     """Mean over a site's units; where only a sample of them was read, with the error of that sample."""
     mean = estimate.mean()
@@ -450,7 +490,7 @@ class _Decision:
 
 def _decided(rule: Rule, evidence: _Evidence, level: _Level) -> _Decision:
     total = _total(evidence)
-    must = max(1, math.ceil(rule.share * total - 1e-9))
+    must = _must(rule, total)
     alphas = level.alpha / (total - must + 1), level.failing / must
     # A little less than the share, so that their sum does not exceed the level by rounding.
     claims = evidence.judged(rule, (alphas[0], (1 - 1e-9) * alphas[1] / len(rule.bounds)))
@@ -467,6 +507,11 @@ def _decided(rule: Rule, evidence: _Evidence, level: _Level) -> _Decision:
     hangs_on = int(np.lexsort((-margin, violates))[min(must, len(margin)) - 1])
     outcome = Outcome.PASS if passing.sum() >= must else Outcome.UNDECIDED
     return _Decision(outcome, hangs_on, order, passing, failing, alphas)
+
+
+def _must(rule: Rule, total: int) -> int:
+    """Units that must keep the bound."""
+    return max(1, math.ceil(rule.share * total - 1e-9))
 
 
 def _total(evidence: _Evidence) -> int:
@@ -499,11 +544,26 @@ def _verdict(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _L
         outcome=decision.outcome,
         bound=claim.bound,
         side=claim.side,
+        reached=_reached(check.rule, evidence, claim, decision, 1 - level.confidence),
         n_needed=needed,
         units=UnitCounts(total, failing, open_units),
         detail=detail,
         advice=advice,
     )
+
+
+def _reached(rule: Rule, evidence: _Evidence, claim: _Claim, decision: _Decision, alpha: float) -> float | None:
+    """The tightest bound that as many other images would probably pass as well; None where it was not passed.
+
+    Another audit's value lies around this one with sqrt(2) times its error, and must itself be surely within the bound.
+    """
+    if decision.outcome is not Outcome.PASS or len(rule.bounds) > 1:
+        return None
+    far = special.ndtri(decision.alphas[0]) + math.sqrt(2) * special.ndtri(alpha)
+    low, high = claim.quantity.interval(1 - 2 * float(special.ndtr(far)))
+    limits = np.sort(np.where(evidence.gate.images > 0, math.inf, high if claim.side == "max" else -low))
+    reached = float(limits[_must(rule, _total(evidence)) - 1])
+    return reached if claim.side == "max" else -reached
 
 
 def _measured(check: Check, evidence: _Evidence, facts: dict[str, Any], level: _Level) -> Verdict:

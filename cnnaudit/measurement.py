@@ -88,7 +88,7 @@ def measure(
     site = _altered(metric, _site(metric, data, facts), params, facts)
     why_not = metric.applies(site, field, params)
     if why_not:
-        raise MetricError(f"{metric.name}.{field} does not apply: {why_not}")
+        raise MetricError(f"{metric.name}.{field} does not apply: {why_not}; see `cnnaudit explain {metric.name}`")
     if metric.reads is Parameters:
         probe = Probe(Parameters, site, metric.taps)
         return _estimated(metric, field, Parameters.of(probe, dict(zip(metric.taps, data, strict=True))), params, told)
@@ -124,12 +124,13 @@ def _estimated(metric: Metric, field: str, statistic: Statistic, params: Mapping
     count = statistic.n_images
     if statistic.nonfinite:
         broken = f"{statistic.nonfinite} of {count} images hold" if count else "the parameters hold"
-        raise MetricError(f"{broken} NaN or Inf: {metric.name} is undefined")
+        raise MetricError(f"{broken} NaN or Inf: {metric.name} is undefined; leave them out")
     found = metric.evaluate(statistic, statistic.probe.site, params)[field]
     if told.estimand == "dataset":
         if not metric.fields[field].exact:
             raise MetricError(
-                f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value"
+                f"{metric.name}.{field} samples positions or corrects a bias: it has no exact data-set value; "
+                "leave estimand out"
             )
         found = found.on_dataset()
     kernels = tuple(range(len(found.value)))
@@ -146,7 +147,9 @@ def _tensor(given: Any) -> Tensor:
     try:
         x = torch.as_tensor(given).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise MetricError(f"a {type(given).__name__} is no tensor: {str(error).splitlines()[0]}") from error
+        raise MetricError(
+            f"a {type(given).__name__} is no tensor ({str(error).splitlines()[0]}); pass one, or an array of numpy"
+        ) from error
     if x.is_complex() or x.dtype is torch.bool:
         raise MetricError(f"tensors hold real numbers or levels, not {x.dtype}")
     return x
@@ -169,7 +172,7 @@ def _check_shapes(metric: Metric, data: list[Tensor]) -> None:
     for tap, x in zip(metric.taps, data, strict=False):
         if tap in PARAMETERS and (not x.numel() or (x.dim() < 2 if tap == "weight" else x.dim() != 1)):
             wanted = "(outputs, inputs, *kernel)" if tap == "weight" else "(kernels,)"
-            raise MetricError(f"{tap} has shape {wanted}, none of them 0; not {tuple(x.shape)}")
+            raise MetricError(f"{tap} has shape {wanted}, none of them 0, not {tuple(x.shape)}")
         if tap not in PARAMETERS and (x.dim() < 2 or not len(x)):
             raise MetricError(
                 f"tensors have shape (images, units, *positions) and at least one image, not {tuple(x.shape)}"
@@ -180,7 +183,9 @@ def _check_shapes(metric: Metric, data: list[Tensor]) -> None:
         {len(x) for x in data} if metric.reads is Parameters else {x.shape if of_one_size else len(x) for x in shown}
     )
     if len(sizes) > 1:
-        raise MetricError(f"the tensors differ in shape: {', '.join(str(tuple(x.shape)) for x in data)}")
+        raise MetricError(
+            f"the tensors differ in shape, and must agree: {', '.join(str(tuple(x.shape)) for x in data)}"
+        )
 
 
 def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
@@ -226,7 +231,7 @@ def _site(metric: Metric, data: list[Tensor], facts: Mapping[str, Any]) -> Site:
         kernel, stride = (kernel, stride) if "kernel" in facts or "output" not in facts else ((), ())
     groups = int(facts.get("groups", 1))
     if groups < 1 or channels % groups:
-        raise MetricError(f"groups divide the {channels} channels, {groups} do not")
+        raise MetricError(f"groups must divide the {channels} channels, and {groups} do not")
     return Site(
         path="tensors",
         op=Op.CONV if op == "conv" else metric.at[0],

@@ -18,9 +18,10 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 from tqdm import tqdm
 
+from cnnaudit import evidence as storing
 from cnnaudit.data import Block, Images, concepts, open_images, suggested_shape, transforms_for
-from cnnaudit.errors import GraphError, LoadError
-from cnnaudit.facts import TWIN_IMAGES, home, model_facts, notes, settings
+from cnnaudit.errors import EvidenceError, GraphError, LoadError
+from cnnaudit.facts import TWIN_IMAGES, coverage, home, model_facts, notes, settings, spec_facts
 from cnnaudit.graph import capture, capture_program, fixed_batch
 from cnnaudit.judge import decide
 from cnnaudit.load import Loaded, Trust, load_model, make_twin, unwrapped
@@ -67,6 +68,7 @@ class Prepared:
         classes: Number of classes, 0 without labels.
         device: Where it runs.
         looks: When the results are looked at.
+        planned: What the plan was made from besides rules and sites.
     """
 
     spec: Spec
@@ -80,6 +82,7 @@ class Prepared:
     classes: int
     device: torch.device
     looks: tuple[Look, ...]
+    planned: storing.Planned
 
 
 def read_spec(spec: str | Path | Spec | Mapping[str, Any]) -> Spec:
@@ -91,7 +94,7 @@ def read_spec(spec: str | Path | Spec | Mapping[str, Any]) -> Spec:
     if isinstance(spec, Spec):
         return spec
     if not isinstance(spec, (Mapping, str, Path)):
-        raise LoadError(f"rules are a path, or a mapping {{cnnaudit: 1, rules: [...]}}; not a {type(spec).__name__}")
+        raise LoadError(f"rules are a path, or a mapping {{cnnaudit: 1, rules: [...]}}, not a {type(spec).__name__}")
     if isinstance(spec, Mapping):
         return from_mapping(spec, vocabulary())
     return load_spec(spec, vocabulary())
@@ -105,6 +108,7 @@ def prepare(
     allow_imports: Iterable[str] = (),
     allow_paths: Iterable[str] = (),
     trust_model: bool = False,
+    show_images: bool = False,
     device: str | torch.device | None = None,
 ) -> Prepared:
     """Read the spec, open model and data, capture the graph and plan the checks; one block is read.
@@ -118,7 +122,7 @@ def prepare(
         trust = replace(trust, bundle=spec.directory)
     spec, loaded = _model(spec, model, trust, device)
     model = loaded.model
-    images, spec = _images(spec, data, loaded, trust)
+    images, spec = _images(spec, data, loaded, trust, show_images=show_images)
     sampling = spec.sampling
     where, dtype = home(model)
     rest = (
@@ -127,23 +131,21 @@ def prepare(
     )
     first = next(rest, None)
     if first is None:
-        raise LoadError(f"data {images.source}: there are no images")
+        raise LoadError(f"data {images.source}: there are no images; give at least one")
     graph = _captured(loaded, first, images, spec)
     classes = _classes(images, graph, first)
     known = [n for n in (images.count, sampling.max_images) if n is not None]
     count = min(known) if images.count is not None else None
-    plan = make_plan(
-        spec,
-        graph.sites,
+    planned = storing.Planned(
         classes=classes,
         labelled=images.labelled,
         masked=images.masked,
         concepts=_concepts(images, first),
         n_images=count,
         clustered=images.clustered,
-        values=images.values if images.all_values else {},
         margin=None if first.canvas is None else _margin(first.canvas, first.images),
     )
+    plan = make_plan(spec, graph.sites, values=images.values if images.all_values else {}, **vars(planned))
     blocks = _within_range(itertools.chain([first], rest), graph, images)
     twins, read = _twins(spec, loaded, graph, images.call, blocks)
     return Prepared(
@@ -158,6 +160,7 @@ def prepare(
         classes,
         where,
         _looks(images, spec, count),
+        planned,
     )
 
 
@@ -173,7 +176,7 @@ def _model(
         spec = replace(spec, model=resolve(model, base=Path.cwd(), role="model"), weights=None)
         trust = replace(trust, bundle=None)
     if spec.model is None:
-        raise LoadError(f"{spec.name}: no `model:`, and none was given from Python")
+        raise LoadError(f"{spec.name}: no `model:`, and none was given from Python; write one, or pass model=")
     torch.manual_seed(spec.sampling.seed)  # weights that nobody trained are the same every time
     loaded = load_model(spec.model, spec.weights, trust)
     if device is not None:
@@ -184,10 +187,10 @@ def _model(
     return spec, loaded
 
 
-def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust) -> tuple[Images, Spec]:
+def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust, *, show_images: bool) -> tuple[Images, Spec]:
     """The data, and the spec with how it is really read."""
     if data is None and spec.data is None:
-        raise LoadError(f"{spec.name}: no `data:`, and none was given from Python")
+        raise LoadError(f"{spec.name}: no `data:`, and none was given from Python; write one, or pass data=")
     if data is not None:
         # What is done to the images that a rule file names is not what others need.
         reading = replace(spec.reading, transform=None)
@@ -206,6 +209,7 @@ def _images(spec: Spec, data: Any, loaded: Loaded, trust: Trust) -> tuple[Images
         reading=spec.reading,
         transforms=transforms_for(spec.reading, loaded.model, spec.model),
         shape=suggested_shape(loaded, spec.model),
+        show_images=show_images,
     )
     return images, spec
 
@@ -278,7 +282,9 @@ def _twins(
     }
     for kind, twin in twins.items():
         if [site.path for site in twin.sites] != [site.path for site in graph.sites]:
-            raise LoadError(f"null: {kind}: with other weights {type(loaded.model).__name__} is another network")
+            raise LoadError(
+                f"null: {kind}: with other weights {type(loaded.model).__name__} is another network; leave `null:` out"
+            )
     return twins, read
 
 
@@ -316,6 +322,7 @@ def _measuring(
     model: nn.Module | str | None,
     *,
     progress: bool,
+    shard: tuple[int, int] = (1, 1),
     **options: Any,
 ) -> Iterator[tuple[Prepared, int, Iterator[Mapping[Probe, Statistic]]]]:
     """Everything that is known beforehand, the threads that are used, and what is measured by each look."""
@@ -340,6 +347,7 @@ def _measuring(
                     reference=prepared.model,
                     call=prepared.images.call,
                     looks=[look.images for look in prepared.looks if not look.last],
+                    shard=shard,
                 ),
             )
 
@@ -352,8 +360,11 @@ def audit(
     allow_imports: Iterable[str] = (),
     allow_paths: Iterable[str] = (),
     trust_model: bool = False,
+    show_images: bool = False,
     device: str | torch.device | None = None,
     progress: bool = False,
+    evidence: str | Path | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Report:
     """Judge a trained network by a spec's rules.
 
@@ -367,16 +378,26 @@ def audit(
         allow_imports: Globs of modules or files that the spec may import (``pkg.models.*``, ``examples/**.py``).
         allow_paths: Globs of files and folders that the spec may open outside of its own directory and the current one.
         trust_model: Whether an exported program (``.pt2``) may be loaded, which runs code that it may hold.
+        show_images: Whether what the report tells of single images names them; else they have salted hashes for names.
         device: Where to run a model that the spec names; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
+        evidence: Where to store all that was measured, for :func:`cnnaudit.judge`.
+        shard: Which part of how many, from 1: (2, 3) measures every third block of images and judges nothing, and
+            :func:`cnnaudit.judge` joins the evidence of all parts. Every part reads all images, so that digests,
+            columns and sources are those of the whole.
 
     Returns:
-        The report; ``report.passed`` is True where the command line would exit with 0.
+        The report; ``report.passed`` is True where the command line would exit with 0. Of a part of the images it has
+        no verdicts.
 
     Raises:
         CnnAuditError: the audit could not be carried out; see :mod:`cnnaudit.errors`.
     """
+    target = None if evidence is None else storing.writable(evidence)
+    whole = _whole(shard, stored=target is not None)
+    spec = read_spec(spec)
     verdicts: tuple[Verdict, ...] = ()
+    seen: list[storing.Seen] = []
     with _measuring(
         spec,
         model,
@@ -385,10 +406,18 @@ def audit(
         allow_imports=allow_imports,
         allow_paths=allow_paths,
         trust_model=trust_model,
+        show_images=show_images,
         device=device,
+        shard=shard,
     ) as (prepared, threads, shown):
         images = prepared.images
         for look, statistics in zip(prepared.looks, shown, strict=True):
+            if target is not None:
+                values = {name: tuple(known) for name, known in images.values.items()}
+                known = storing.Known(look, len(images.met), values)
+                seen.append(storing.states(prepared, statistics, known, shard))
+            if not whole:
+                continue
             with using_threads(1):
                 verdicts = decide(
                     prepared.plan,
@@ -399,14 +428,32 @@ def audit(
                     look=look,
                     earlier=verdicts,
                 )
-    return Report(
-        spec=prepared.spec.facts,
+    report = Report(
+        spec=spec_facts(prepared.spec),
         model=model_facts(prepared),
         data=prepared.images.facts,
         settings=settings(prepared) | {"threads": threads},
         verdicts=verdicts,
         notes=notes(prepared),
+        coverage=coverage(prepared.plan, prepared.graph.sites),
     )
+    if target is not None:
+        storing.store(target, prepared, spec=spec, seen=seen, report=report, shard=shard)
+    return report
+
+
+def _whole(shard: tuple[int, int], *, stored: bool) -> bool:
+    """Whether a shard is all images.
+
+    Raises:
+        EvidenceError: there is no such shard, or nothing of it would be kept.
+    """
+    number, of = shard
+    if not 1 <= number <= of:
+        raise EvidenceError(f"shard {number} of {of}: shards are numbered from 1 to how many there are, such as (2, 3)")
+    if of > 1 and not stored:
+        raise EvidenceError(f"shard {number} of {of} judges nothing alone: say where its evidence goes")
+    return of == 1
 
 
 @contextmanager
@@ -452,7 +499,9 @@ def _moved(loaded: Loaded, device: str | torch.device) -> Loaded:
             return replace(loaded, program=program, model=program.module(check_guards=False))
         return replace(loaded, model=loaded.model.to(device))
     except (RuntimeError, AssertionError) as error:
-        raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise LoadError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); name another, such as cpu"
+        ) from error
 
 
 def _classes(images: Images, graph: ModelGraph, first: Block) -> int:

@@ -51,10 +51,20 @@ class Check:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What is read: of the network, and of its null twin where the rule wants one."""
+        """What is read: of the network, of its null twin where the rule wants one, and by groups."""
         if self.probe is None:
             return ()
-        return (self.probe, replace(self.probe, network=self.rule.null)) if self.rule.null else (self.probe,)
+        twin = (replace(self.probe, network=self.rule.null),) if self.rule.null else ()
+        return tuple(dict.fromkeys((self.probe, *twin, *((self.by_groups,) if self.by_groups else ()))))
+
+    @property
+    def by_groups(self) -> Probe | None:
+        """What tells the site's mean without each group of images, for a baseline; None where nothing does."""
+        if self.probe is None or self.rule.max_regression is None or self.on_dataset:
+            return None
+        if self.probe.clustered or not self.probe.statistic.pooled_counts:
+            return self.probe
+        return replace(self.probe, clustered=True)
 
     @property
     def on_dataset(self) -> bool:
@@ -218,7 +228,7 @@ class _Around:
         if name != "logits":
             return site.taps[site.tap(name)]
         if self.logits is None:
-            raise MetricError("the network returns no scores that could be compared")
+            raise MetricError("the network returns no scores that could be compared; name its logits with head:")
         return self.logits
 
     def _variant(self, site: Site, altered: Altered) -> Variant:
@@ -234,7 +244,9 @@ class _Around:
             abs(a) > m for a, m in zip(altered.amount, self.margin, strict=True)
         ):
             moved, most = (" x ".join(map(str, pixels)) for pixels in (altered.amount, self.margin))
-            raise MetricError(f"it shifts the images by {moved} pixels, and sampling.crop leaves {most} around them")
+            raise MetricError(
+                f"it shifts the images by {moved} pixels, and sampling.crop leaves {most} around them; lower the crop"
+            )
         return Variant("", altered.by, altered.amount)
 
 

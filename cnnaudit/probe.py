@@ -10,20 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy import linalg, optimize, special
-from scipy.sparse.linalg import LinearOperator, cg
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeAlias
 
 from cnnaudit.intervals import Inverted, Normal
 from cnnaudit.intervals.base import effective_units, jackknife_error
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import linalg, np, optimize, sparse_linalg, special, torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from cnnaudit.intervals import Array
@@ -44,7 +40,7 @@ __all__ = [
     "usable",
 ]
 
-Integers: TypeAlias = NDArray[np.int64]
+Integers: TypeAlias = "NDArray[np.int64]"
 
 FEWEST = 10  # images for each class
 _RIDGES = (10.0, 1.0, 0.1, 0.01, 0.001)
@@ -127,6 +123,8 @@ class Fits:
 class HeldOut(Normal):
     """A mean over images whose error is already by sources where several images come from one."""
 
+    by_deletion: ClassVar[bool] = False
+
     def regrouped(self, parts: Sequence[Self], sizes: Array, units: int) -> Self:  # noqa: ARG002
         return self
 
@@ -144,6 +142,8 @@ class Quotient(Inverted):
         dof: Degrees of freedom of Student's t.
         factor: What the quotient is multiplied with.
     """
+
+    by_deletion: ClassVar[bool] = False
 
     upper: Array
     lower: Array
@@ -452,9 +452,13 @@ def _solved(learned: _Data, q: Array, ridge: float, slope: Array) -> Array:
         return out.ravel()
 
     about = _curvature(learned.power, ridge, shape[1])
-    inverse = LinearOperator((size, size), lambda x: (x.reshape(shape) / about).ravel(), dtype=np.float64)
-    found, _ = cg(
-        LinearOperator((size, size), curved, dtype=np.float64), slope.ravel(), M=inverse, rtol=0.03, maxiter=50
+    inverse = sparse_linalg.LinearOperator((size, size), lambda x: (x.reshape(shape) / about).ravel(), dtype=np.float64)
+    found, _ = sparse_linalg.cg(
+        sparse_linalg.LinearOperator((size, size), curved, dtype=np.float64),
+        slope.ravel(),
+        M=inverse,
+        rtol=0.03,
+        maxiter=50,
     )
     moved: Array = found.reshape(shape)
     return moved

@@ -6,16 +6,15 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping  # noqa: TC003 - what reads stored verdicts looks at the annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 from cnnaudit.errors import EvidenceError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["SCHEMA_VERSION", "Estimate", "Outcome", "Report", "UnitCounts", "Verdict"]
+__all__ = ["GRAVITY", "SCHEMA_VERSION", "Estimate", "Outcome", "Report", "SiteMean", "UnitCounts", "Verdict"]
 
 SCHEMA_VERSION = 1
 
@@ -26,20 +25,25 @@ class Outcome(StrEnum):
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
     UNDECIDED = "undecided"
+    WAIVED = "waived"
     MEASURED = "measured"
     NOT_APPLICABLE = "not_applicable"
     ERROR = "error"
 
 
 # The order in which outcomes decide for a whole rule, and rules for a whole audit.
-_GRAVITY = (
+GRAVITY = (
     Outcome.ERROR,
     Outcome.FAIL,
     Outcome.UNDECIDED,
+    Outcome.WAIVED,
     Outcome.PASS,
     Outcome.MEASURED,
     Outcome.NOT_APPLICABLE,
 )
+
+# Rules that judge what surrounds an audit: they are no judgement of the network.
+_BESIDE = ("audit:", "waivers:")
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,8 +86,24 @@ class UnitCounts:
 
 
 @dataclass(frozen=True)
+class SiteMean:
+    """The mean over a site's units, which a later audit may be compared with.
+
+    Attributes:
+        value, low, high: The mean and its two-sided interval at the audit's confidence.
+        groups: For each group that images were dealt to, its images and the mean without them: two audits of the same
+            images are compared group by group. Empty where only the mean itself is known.
+    """
+
+    value: float
+    low: float
+    high: float
+    groups: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """One rule at one site.
+    """One rule at one site, or what a gate found: a regression, a waiver that no longer holds, too little coverage.
 
     Attributes:
         rule, line, severity, why, refs: As the rule file says.
@@ -96,7 +116,17 @@ class Verdict:
             measured rule those of the unit in the middle. Where ``side`` is ``min_excess`` all three are of what the
             value is above that of its null twin.
         null: What the null twin has there, where it was measured.
-        bound, side: The bound that decided, and whether it is a ``min``, a ``max`` or a ``min_excess``.
+        baseline: What the accepted run had, where a regression is judged: then value, low and high are of how much
+            worse this one is.
+        bound, side: The bound that decided, and whether it is a ``min``, a ``max``, a ``min_excess`` or a
+            ``max_regression``.
+        reached: Of a PASS under one bound, the tightest bound that another audit of as many other images would probably
+            pass as well.
+        changed: How the bound was changed after the evidence existed that it was judged by; empty where it was not.
+        mean: The site's mean, where the rule may be compared with a baseline.
+        waiver: Who accepted the result and until when, where its outcome is ``waived``: ``owner``, ``reason``,
+            ``category``, ``approved_by``, ``approved_on``, ``expires``, ``ticket``, ``worst``, ``place`` (file:line)
+            and ``outcome``, what it would be without.
         n_images: Images read when it was decided; ``n_sources``: sources that they come from, 0 where each image is
             its own; ``n_needed``: images, or sources, that would probably decide, 0 where that is unknown.
         look: The look that decided, from 1.
@@ -121,6 +151,7 @@ class Verdict:
     low: float | None = None
     high: float | None = None
     null: float | None = None
+    baseline: float | None = None
     bound: float | None = None
     side: str = ""
     reduce: str = "every"
@@ -138,6 +169,10 @@ class Verdict:
     pack: str = ""
     detail: str = ""
     advice: str = ""
+    reached: float | None = None
+    changed: str = ""
+    mean: SiteMean | None = None
+    waiver: Mapping[str, Any] | None = None
 
     @property
     def place(self) -> str:
@@ -156,6 +191,11 @@ class Report:
         data: ``source``, ``sha256`` of the images and labels read, ``n_images``, ``order``.
         settings: Everything that decides a number: seed, confidence, block, groups, device, versions.
         verdicts: One entry for each rule and site.
+        notes: What a reader must know, as sentences.
+        coverage: ``sites`` of the network, how many are ``covered`` by a rule that judges there, and which are
+            ``not_covered``, each as ``site`` and ``op``.
+        gate: What was decided beside the rules: ``baseline``, ``waivers`` and ``evidence`` with their digests, and the
+            date ``as_of`` which waivers are held against.
     """
 
     spec: Mapping[str, Any]
@@ -163,11 +203,29 @@ class Report:
     data: Mapping[str, Any]
     settings: Mapping[str, Any]
     verdicts: tuple[Verdict, ...]
-    notes: tuple[str, ...] = dataclasses.field(default=())
+    notes: tuple[str, ...] = ()
+    coverage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gate: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         told = "passed" if self.passed else f"not passed, exit code {self.exit_code}"
-        return f"<Report of {len(self.spec.get('rules', ()))} rules at {len(self.verdicts)} sites: {told}>"
+        return f"<Report of {len(self.rules)} rules at {len(self.verdicts)} sites: {told}>"
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Ids of all rules in the order of the verdicts: the file's, and those that a gate adds (``ID:regression``)."""
+        return tuple(dict.fromkeys((*self._by_rule, *self.spec.get("rules", ()))))
+
+    def of(self, rule: str) -> tuple[Verdict, ...]:
+        """Return the verdicts of one rule."""
+        return tuple(self._by_rule.get(rule, ()))
+
+    @cached_property
+    def _by_rule(self) -> dict[str, list[Verdict]]:
+        found: dict[str, list[Verdict]] = {}
+        for verdict in self.verdicts:
+            found.setdefault(verdict.rule, []).append(verdict)
+        return found
 
     def where(self, verdict: Verdict) -> str:
         """Return where the rule of a verdict stands: ``file:line``."""
@@ -176,13 +234,13 @@ class Report:
 
     def outcome(self, rule: str) -> Outcome:
         """Return what a rule came to over all its sites: the gravest outcome of any site."""
-        found = {v.outcome for v in self.verdicts if v.rule == rule}
-        return next((o for o in _GRAVITY if o in found), Outcome.NOT_APPLICABLE)
+        found = {v.outcome for v in self.of(rule)}
+        return next((o for o in GRAVITY if o in found), Outcome.NOT_APPLICABLE)
 
     @property
     def exit_code(self) -> int:
         """0 passed, 1 a rule failed, 2 could not evaluate, 3 undecided where the spec says that fails."""
-        outcomes = {v.outcome for v in self.verdicts}
+        outcomes = {v.outcome for v in self.verdicts if not v.rule.startswith(_BESIDE)}
         if Outcome.ERROR in outcomes or outcomes <= {Outcome.MEASURED, Outcome.NOT_APPLICABLE}:
             return 2  # an audit that judged nothing has not passed
         binding = {v.outcome for v in self.verdicts if v.severity == "error"}
@@ -200,7 +258,7 @@ class Report:
     @property
     def summary(self) -> dict[str, Any]:
         """Counts over rules and over verdicts, and the exit code."""
-        rules = Counter(self.outcome(rule) for rule in self.spec.get("rules", ()))
+        rules = Counter(self.outcome(rule) for rule in self.rules)
         verdicts = Counter(v.outcome for v in self.verdicts)
         return {
             "exit_code": self.exit_code,
@@ -219,6 +277,8 @@ class Report:
             "data": dict(self.data),
             "settings": dict(self.settings),
             "notes": list(self.notes),
+            "coverage": dict(self.coverage),
+            "gate": dict(self.gate),
             "verdicts": [asdict(v) for v in self.verdicts],
         }
         return json.dumps(_finite(body), indent=2, sort_keys=True, allow_nan=False)
@@ -234,7 +294,9 @@ class Report:
             body = json.loads(text)
             version = body["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
-            raise EvidenceError("this is not a cnnaudit report: it has no schema_version") from error
+            raise EvidenceError(
+                "this is not a cnnaudit report, which has a schema_version; name one that --format json wrote"
+            ) from error
         if version != SCHEMA_VERSION:
             raise EvidenceError(f"report has schema_version {version}, this cnnaudit reads {SCHEMA_VERSION}")
         try:
@@ -244,10 +306,12 @@ class Report:
                 data=body["data"],
                 settings=body["settings"],
                 notes=tuple(body["notes"]),
+                coverage=body["coverage"],
+                gate=body["gate"],
                 verdicts=tuple(_verdict(entry) for entry in body["verdicts"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise EvidenceError(f"this cnnaudit report is incomplete or damaged: {error!r}") from error
+            raise EvidenceError(f"this cnnaudit report is incomplete or damaged ({error!r}); audit again") from error
 
 
 def _verdict(entry: dict[str, Any]) -> Verdict:
@@ -256,6 +320,12 @@ def _verdict(entry: dict[str, Any]) -> Verdict:
     entry["units"] = UnitCounts(**entry["units"])
     entry["worst"] = tuple(tuple(math.nan if x is None else x for x in row) for row in entry["worst"])
     entry["refs"] = tuple(entry["refs"])
+    if entry["mean"] is not None:
+        groups = tuple((n, math.nan if x is None else x) for n, x in entry["mean"]["groups"])
+        ends = {
+            name: math.nan if entry["mean"][name] is None else entry["mean"][name] for name in ("value", "low", "high")
+        }
+        entry["mean"] = SiteMean(**ends, groups=groups)
     entry["fields"] = {name: math.nan if x is None else x for name, x in entry["fields"].items()}
     return Verdict(**entry)
 

@@ -1,4 +1,4 @@
-"""Write the generated pages: the JSON Schema of rule files and the reference of metrics."""
+"""Write the generated pages: the JSON Schemas of rule files and waivers, and the reference of metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from cnnaudit.cli.explain import story
+from cnnaudit.gate import waiver_file
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.spec import json_schema
 
@@ -21,6 +22,7 @@ def pages() -> dict[str, str]:
     stories = [f"## {metric.name}\n\n```text\n{story(metric)}\n```\n" for metric in registry().values()]
     return {
         "cnnaudit.schema.json": json.dumps(json_schema(vocabulary()), indent=2) + "\n",
+        "cnnaudit.waivers.schema.json": json.dumps(waiver_file.json_schema(), indent=2) + "\n",
         "metrics.md": "\n".join([title, _table(), *stories]),
     }
 

@@ -74,7 +74,8 @@ def shared(request: pytest.FixtureRequest, spec: Spec, rules: Sequence[str]) -> 
     known = request.config.stash.setdefault(_REPORTS, {})
     if key not in known:
         narrowed = replace(spec, rules=tuple(rule for rule in spec.rules if rule.id in rules))
-        known[key] = _stored(folder(request.config) / key, lambda: _audit(request, narrowed))
+        path = folder(request.config) / key
+        known[key] = _stored(path, lambda: _decided(request, lambda: _audit(request, narrowed), narrowed, spec, path))
     return known[key]
 
 
@@ -87,7 +88,14 @@ def alone(request: pytest.FixtureRequest, spec: Spec, *, model: Any = None, data
         CnnAuditError: the audit could not be carried out.
     """
     path = folder(request.config) / uuid.uuid4().hex
-    return _stored(path, lambda: _audit(request, spec, model=model, data=data))
+    audit = lambda: _audit(request, spec, model=model, data=data)  # noqa: E731 - it is passed on
+    return _stored(path, lambda: _decided(request, audit, spec, spec, path))
+
+
+def _decided(request: pytest.FixtureRequest, run: Callable[[], Report], spec: Spec, whole: Spec, path: Path) -> Report:
+    from pytest_cnnaudit import gate  # noqa: PLC0415 - it imports this module
+
+    return gate.decided(request.config, run, spec, whole, path)
 
 
 def _files(spec: Spec) -> Iterator[tuple[str, int, int]]:
@@ -186,7 +194,7 @@ def _given(request: pytest.FixtureRequest, spec: Spec | None, model: Any, data: 
 
 def _check_given(spec: Spec | None, what: str, value: Any) -> None:
     if value is None:
-        raise LoadError(f"the fixture cnnaudit_{what} returned None")
+        raise LoadError(f"the fixture cnnaudit_{what} returned None; return what is audited, or leave the fixture out")
     if value is NOT_GIVEN:
         named = "" if spec is None else f"{spec.name}: no `{what}:`, and "
         raise LoadError(
@@ -239,7 +247,8 @@ def _moved(model: Any, device: str) -> Iterator[None]:
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        told = str(error).splitlines()[0]
+        raise LoadError(f"device {device!r} cannot be used ({told}); name another, such as cpu") from error
     try:
         yield
     finally:

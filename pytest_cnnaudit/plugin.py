@@ -24,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "cnnaudit_files", "globs of rule files that are collected as tests", "args", ["*.audit.yaml", "*.audit.yml"]
     )
+    parser.addini("cnnaudit_baseline", "as --cnnaudit-baseline, relative to rootdir", "string", "")
+    parser.addini("cnnaudit_waivers", "as --cnnaudit-waivers, relative to rootdir", "string", "")
     group = parser.getgroup("cnnaudit", "audits of convolutional networks")
     group.addoption("--cnnaudit-device", metavar="DEVICE", help="where audited models run, such as cpu or cuda:0")
     group.addoption("--cnnaudit-max-images", metavar="N", type=_positive, help="read at most N images in each audit")
@@ -38,14 +40,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         type=_target,
-        help="write each audit's report in a format (json, text), repeatable; where there are several audits, the "
-        "name of the rule file is put before the suffix of PATH",
+        help="write each audit's report in a format (json, junit, ...), repeatable; where there are several audits, "
+        "the name of the rule file is put before the suffix of PATH",
+    )
+    group.addoption(
+        "--cnnaudit-baseline",
+        metavar="PATH",
+        help="report of the accepted run (.json), or a folder of them where several rule files are audited: rules "
+        "with max_regression are compared with it",
+    )
+    group.addoption("--cnnaudit-waivers", metavar="PATH", help="what was accepted, by whom and until when")
+    group.addoption(
+        "--cnnaudit-update",
+        action="store_true",
+        help="make each audit that passes the accepted one: write --cnnaudit-baseline",
     )
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of images, at least 1")
     return int(text)
 
 
@@ -64,6 +78,14 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_cnnaudit import reports  # noqa: PLC0415
 
         reports.check(config)
+    if any(_set(config, name) for name in ("update", "baseline", "waivers")):
+        from pytest_cnnaudit import gate  # noqa: PLC0415
+
+        gate.check(config)
+
+
+def _set(config: pytest.Config, name: str) -> bool:
+    return bool(config.getoption(f"cnnaudit_{name}") or (name != "update" and config.getini(f"cnnaudit_{name}")))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -114,13 +136,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from pytest_cnnaudit import summary  # noqa: PLC0415
 
     summary.write(terminalreporter)
+    if _set(terminalreporter.config, "baseline") or _set(terminalreporter.config, "waivers"):
+        from pytest_cnnaudit import gate  # noqa: PLC0415
+
+        gate.write(terminalreporter)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("cnnaudit_report") and not hasattr(session.config, "workerinput"):
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    if config.getoption("cnnaudit_update"):
+        from pytest_cnnaudit import gate  # noqa: PLC0415
+
+        gate.update(config)
+    if config.getoption("cnnaudit_report"):
         from pytest_cnnaudit import reports  # noqa: PLC0415
 
-        reports.write(session.config)
+        reports.write(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

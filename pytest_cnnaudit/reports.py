@@ -29,7 +29,9 @@ def check(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--cnnaudit-report: no format {name!r}; there are {', '.join(formats())}")
         target = config.invocation_params.dir / path
         if target.is_dir() or not target.parent.is_dir():
-            raise pytest.UsageError(f"--cnnaudit-report: {path} cannot be written: no such folder, or one itself")
+            raise pytest.UsageError(
+                f"--cnnaudit-report: {path} cannot be written: no such folder, or one itself; name a file"
+            )
         if not hasattr(config, "workerinput"):
             target.unlink(missing_ok=True)  # where no audit is finished, nobody must take it for this session's
 

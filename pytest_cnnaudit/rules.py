@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cnnaudit.errors import CnnAuditError
-from cnnaudit.result import Outcome
+from cnnaudit.result import GRAVITY, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,35 +42,51 @@ class RuleResult:
     @property
     def outcome(self) -> Outcome:
         """The gravest outcome of any site."""
-        return self.report.outcome(self.rule)
+        return next(outcome for outcome in GRAVITY if outcome in map(self.report.outcome, self._rules))
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """One verdict for each site."""
-        return tuple(v for v in self.report.verdicts if v.rule == self.rule)
+        """One verdict for each site, and one for each site that was compared with a baseline."""
+        return tuple(v for rule in self._rules for v in self.report.of(rule))
 
     @property
     def passed(self) -> bool:
-        """True where the rule fails no build: it holds or judges nothing, is a warning, or may be undecided."""
-        if self.outcome is Outcome.ERROR:
-            return False
-        binding = any(v.severity == "error" for v in self.verdicts)
-        undecided_fails = self.report.settings["undecided"] == "fail"
-        failed = self.outcome is Outcome.FAIL or (self.outcome is Outcome.UNDECIDED and undecided_fails)
-        return not (binding and failed)
+        """True where the rule fails no build: it holds or judges nothing, is a warning, waived, or may be undecided."""
+        return all(map(self._passes, self._rules))
 
     def check(self) -> None:
-        """End the test: failed with where and why in a few lines, or skipped where the rule does not apply."""
+        """End the test: failed with where and why in a few lines, or skipped where the rule is waived or not judged."""
         __tracebackhide__ = True
         if not self.passed:
             pytest.fail(repr(self), pytrace=False)
         if self.outcome is Outcome.NOT_APPLICABLE:
             pytest.skip(self.verdicts[0].detail)
+        if self.outcome is Outcome.WAIVED:
+            from cnnaudit.report.words import accepted  # noqa: PLC0415 - see below
+
+            waivers = dict.fromkeys(accepted(v.waiver) for v in self.verdicts if v.waiver)
+            pytest.skip(f"waived: {'; '.join(waivers)}")
+
+    @property
+    def _rules(self) -> tuple[str, ...]:
+        """The rule, and what a comparison with a baseline adds to it."""
+        regression = f"{self.rule}:regression"
+        return (self.rule, regression) if regression in self.report.rules else (self.rule,)
+
+    def _passes(self, rule: str) -> bool:
+        outcome = self.report.outcome(rule)
+        if outcome is Outcome.ERROR:
+            return False
+        binding = any(v.severity == "error" for v in self.report.of(rule))
+        undecided_fails = self.report.settings["undecided"] == "fail"
+        failed = outcome is Outcome.FAIL or (outcome is Outcome.UNDECIDED and undecided_fails)
+        return not (binding and failed)
 
     def __repr__(self) -> str:
         from cnnaudit.report.brief import brief  # noqa: PLC0415 - only what fails is put into words
 
-        return brief(self.report, self.rule)
+        told = [rule for rule in self._rules if not self._passes(rule)] or [self.rule]
+        return "\n".join(brief(self.report, rule) for rule in told)
 
 
 def read(path: Path) -> Spec:
@@ -116,7 +132,7 @@ def judged(request: pytest.FixtureRequest, reference: RuleReference) -> RuleResu
 
 def properties(result: RuleResult) -> list[tuple[str, str | float]]:
     """Return what JUnit and the summary tell of a rule: scalars, of the site that stands for it."""
-    from cnnaudit.report.as_text import margin  # noqa: PLC0415
+    from cnnaudit.report.words import margin  # noqa: PLC0415
 
     worst = min((v for v in result.verdicts if v.outcome is result.outcome), key=margin)
     told: dict[str, str | float | None] = {

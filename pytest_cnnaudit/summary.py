@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["write"]
 
 _SHOWN = 10
-_GRAVITY = ("error", "fail", "undecided", "pass", "measured", "not_applicable")
+_GRAVITY = ("error", "fail", "undecided", "waived", "pass", "measured", "not_applicable")
 _Told = dict[str, Any]
 
 
@@ -28,7 +28,7 @@ def write(terminal: pytest.TerminalReporter) -> None:
         return
     from tabulate import tabulate  # noqa: PLC0415
 
-    from cnnaudit.report.as_text import number  # noqa: PLC0415
+    from cnnaudit.report.words import number  # noqa: PLC0415
 
     rows = [_row(told, number) for told in found[:_SHOWN]]
     terminal.write_sep("=", "audits, worst margins first")

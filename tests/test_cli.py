@@ -41,7 +41,7 @@ class TestExamples:
         assert "PASSED: 10 rules, 10 passed (exit 0)" in printed
         body = json.loads(report.read_text(encoding="utf-8"))
         assert body["schema_version"] == 1
-        none = dict.fromkeys(("error", "fail", "measured", "not_applicable", "undecided"), 0)
+        none = dict.fromkeys(("error", "fail", "measured", "not_applicable", "undecided", "waived"), 0)
         assert body["summary"]["rules"] == {**none, "pass": 10}
         assert body["data"]["n_images"] == 1200
         assert len(body["model"]["sha256"]) == len(body["data"]["sha256"]) == 64
@@ -181,8 +181,15 @@ class TestErrors:
         [
             (["check"], "Missing argument 'SPEC'"),
             (["check", "nowhere.yaml"], "File 'nowhere.yaml' does not exist"),
-            (["check", SOUND, "--format", "pdf"], "there is no format 'pdf'; there are json, text"),
-            (["chek", SOUND], "there is no command 'chek'; there are check, explain, profile, schema, validate"),
+            (
+                ["check", SOUND, "--format", "pdf"],
+                "there is no format 'pdf'; there are github, gitlab, html, json, junit, markdown, sarif, text",
+            ),
+            (
+                ["chek", SOUND],
+                "there is no command 'chek'; there are check, diff, explain, init, judge, "
+                "profile, schema, selftest, validate, waive",
+            ),
             (["explain", "entropy"], "no metric is called 'entropy'"),
         ],
     )
@@ -238,7 +245,7 @@ class TestDryRun:
         (rule,) = [line for line in printed.splitlines() if "late-kernels-tell-classes-apart" in line]
         assert rule.split() == ["3", "late-kernels-tell-classes-apart", "16", "min", "0.1", "2", "0", "400"]
         assert (
-            "18 sites, 17 under a rule; 1,200 images, looks at 304, 608, 1,200; statistics of 12.2 MiB, of" in printed
+            "18 sites, 13 under a rule that judges; 1,200 images, looks at 304, 608, 1,200; statistics of 12.2 MiB, of" in printed
         )
 
     def test_reads_one_block(self, capsys, tmp_path):

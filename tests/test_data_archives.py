@@ -494,7 +494,7 @@ HOSTILE = {
     "a path out of it": (lambda: renamed("../../images2.npy"), "'../../images2.npy' leads out of it"),
     "a path out of it on Windows": (lambda: renamed("..\\images2.npy"), "leads out of it"),
     "an absolute path": (lambda: renamed("/tmp/images2.npy"), "'/tmp/images2.npy' leads out of it"),  # noqa: S108 - a name in an archive
-    "two of one name": (duplicate, "2 members are called 'images.npy': which of them is meant is unclear"),
+    "two of one name": (duplicate, "2 members are called 'images.npy': leave one of them in"),
     "a link": (link, "its member 'labels.npy' is a link"),
     "encrypted": (lambda: patched((8, 1)), "images.npy: it is encrypted, or compressed as numpy never does"),
     "another compression": (

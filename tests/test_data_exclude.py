@@ -87,7 +87,10 @@ BAD = {
     "nothing": ("", "train.csv: it lists no images, so that nothing would be excluded"),
     "a header alone": ("sha256,file\n", "train.csv: it lists no images"),
     "no known column": ("path,label\na.png,3\n", "train.csv:1: no column sha256 or file; the header has path, label"),
-    "a digest that is none": (f"sha256\n{A}\n{A[:-1]}\n", "train.csv:3: '0a.*' is no SHA-256: that is 64 hexadecimal"),
+    "a digest that is none": (
+        f"sha256\n{A}\n{A[:-1]}\n",
+        "train.csv:3: '0a.*' is no SHA-256; write its 64 hexadecimal",
+    ),
     "another digest": ("sha256\n" + "é" * 64 + "\n", "train.csv:2: 'é+' is no SHA-256"),
     "digests without a header": (f"{A}\n{B}\n", "train.csv:1: digests need a header: write sha256 into the first line"),
     "what sha256sum prints": (f"{A}  a.png\n", "train.csv:1: digests need a header"),
@@ -99,11 +102,11 @@ BAD = {
     "a row too short": (f"sha256,file\n{A}\n", "train.csv:2: 1 values in a row, but there are 2 columns"),
     "a row of nothing": (f"sha256,file\n{A},a.png\n,\n", "train.csv:3: it names no image: sha256 and file are empty"),
     "two of a column": ("file,file\na,b\n", "train.csv:1: two columns are called file"),
-    "an open quote": ('file\na.png\n"b.png\nc.png\n', "train.csv:3: not a row of CSV: unexpected end of data"),
+    "an open quote": ('file\na.png\n"b.png\nc.png\n', "train.csv:3: not a row of CSV \\(unexpected end of data\\)"),
     "text after a quote": ('file\n"a.png"x\n', "train.csv:2: not a row of CSV"),
     "another encoding": (b"file\na.png\n\xe4.png\n", r"train.csv:3: not text in UTF-8 \(invalid continuation byte\)"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(99), "train.csv:1: not text in UTF-8"),
-    "an endless line": (b"file\n" + b"a" * 10**6, "train.csv:2: a line of more than 131,072 bytes: not a manifest"),
+    "an endless line": (b"file\n" + b"a" * 10**6, "train.csv:2: a line of more than 131,072 bytes; name a manifest"),
 }
 
 

@@ -146,8 +146,8 @@ def test_processes_are_used_where_they_pay(here, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], r"data photos/: there are no images in it or below \(.bmp, .jpeg, .*\)$"),
-        (["cat/notes.txt", "dog/.x.png"], "there are no images in it or below .*; 2 other files were ignored"),
+        ([], r"data photos/: there are no images in it or below; put some there \(.bmp, .jpeg, .*\)$"),
+        (["cat/notes.txt", "dog/.x.png"], "there are no images in it or below; 2 other files were ignored"),
         (["1.png", "cat/2.png"], "images, such as 1.png, lie beside folders of images, cat: put every image"),
     ],
 )
@@ -441,7 +441,7 @@ def test_masks_that_are_none(here):
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        ("file,label", [], "data images.csv: there are no images; a header is followed by a row for each"),
+        ("file,label", [], "data images.csv: there are no images; write a row for each below the header"),
         ("path,label", ["photos/0.png,1"], "images.csv:1: no column 'file'; the columns are path, label"),
         ("file,file", ["photos/0.png,1"], "images.csv:1: two columns are called 'file'"),
         ("file,label", ["photos/0.png,1", "photos/1.png"], "images.csv:3: 1 values in a row, but there are 2 columns"),

@@ -286,7 +286,7 @@ REFUSED = {
     "three values": ([(X, X, X)], r"3 values; yield \(images, labels\), images, or a mapping with columns"),
     "vectors": ([torch.zeros(4, 3)], r"images have shape \(4, 3\); expected \(images, channels, \*size\)"),
     "no array": ([("image",)], "str is not an array of images"),
-    "a number": (3, "is neither arrays, a dataset nor an iterable"),
+    "a number": (3, "is no data; give arrays, a dataset or an iterable"),
     "a sample without image": (Bad({"img": X[0]}), "image 0: a mapping without images, of img"),
     "a sample that is a number": (Bad((torch.zeros(()), 0)), "image .: images have shape"),
     "sizes that differ": ([(X, None), (torch.zeros(4, 1, 3, 3), None)], "images"),
@@ -375,7 +375,10 @@ def test_an_image_that_holds_nan_is_named_and_left_out(kind):
 
 @pytest.mark.parametrize("kind", HOLED)
 def test_too_many_of_them_are_an_error(kind):
-    with pytest.raises(LoadError, match=r"2 of 37 images cannot be used, and max_corrupt allows 0.05 of them: image "):
+    with pytest.raises(
+        LoadError,
+        match=r"2 of 37 images cannot be used, and max_corrupt allows 0.05 of them; mend them, or allow more: image ",
+    ):
         everything(opened(HOLED[kind](5, 11), reading=Reading(max_corrupt=0.05)))  # 1.85 images
 
 
@@ -656,7 +659,7 @@ NO_COLUMN = {
     "batches": (in_batches(), "scaner", "did you mean 'scanner'? the columns are labels, source, scanner, age"),
     "pair": (images_and_labels(), "scanner", "the columns are labels"),
     "pairs": (batches(), "scanner", "the columns are labels"),
-    "images": (torch.zeros(3, 1, 2, 2), "labels", "there are no columns"),
+    "images": (torch.zeros(3, 1, 2, 2), "labels", "give it one"),
     "no source": (images_and_labels(), "source", "the columns are labels"),
 }
 
@@ -669,7 +672,7 @@ def test_a_column_that_is_missing_is_told_when_the_data_is_opened(kind):
     assert str(caught.value).split(": ", 1)[1] == f"no column {name!r}, which a rule slices by; {hint}"
 
 
-KINDS = "a column holds text or whole numbers, one an image"
+KINDS = "a column must hold text or whole numbers, one an image"
 BAD_COLUMNS = {
     "fractions": (patients(age=torch.ones(COUNT)), f"column age holds 1.0, a float: {KINDS}"),
     "nothing": (patients(age=[None] * COUNT), f"column age holds None, a NoneType: {KINDS}"),
@@ -838,8 +841,8 @@ BAD_MASKS = {
     "no positions": (ONE[..., :0], r"masks have shape \(4, 2, 0\)"),
     "no concepts": (ONE[:, None][:, :0], r"masks have shape \(4, 0, 2, 2\)"),
     "too few": (ONE[:3], "4 images but 3 masks"),
-    "negative": (ONE - 2, "dense labels hold -2: classes are 0 and more, and -1 where nothing is known"),
-    "too large": (ONE + 40_000, "dense labels hold 40000: classes go up to 32767"),
+    "negative": (ONE - 2, "dense labels hold -2: a class must be 0 or more, and -1 where nothing is known"),
+    "too large": (ONE + 40_000, "dense labels hold 40000: a class may be at most 32767"),
     "classes with a dimension of concepts": (
         ONE[:, None] + 3,
         "masks with a dimension of concepts hold 0 and 1, not 3; dense labels have none",

@@ -172,9 +172,15 @@ def test_an_image_that_cannot_be_read_is_named_counted_and_left_out(error, worke
 
 def test_too_many_images_that_cannot_be_read_are_an_error():
     images = opened(Numbered(fail=raising(OSError("broken"), 5, 31)), max_corrupt=0.04)
-    with pytest.raises(LoadError, match=r"2 of 45 images cannot be used, and max_corrupt allows 0.04 of them: image"):
+    with pytest.raises(
+        LoadError,
+        match=r"2 of 45 images cannot be used, and max_corrupt allows 0.04 of them; mend them, or allow more: image",
+    ):
         visited(images)
-    with pytest.raises(LoadError, match=r"1 of 45 images cannot be used, and max_corrupt allows 0.01 of them: image 0"):
+    with pytest.raises(
+        LoadError,
+        match=r"1 of 45 images cannot be used, and max_corrupt allows 0.01 of them; mend them, or allow more: image 0",
+    ):
         opened(Numbered(fail=raising(OSError("broken"), *range(COUNT))))
 
 
@@ -486,14 +492,18 @@ def test_a_dataset_of_torchvisions_from_files(tmp_path, monkeypatch):
         ("wrap_dataset_for_transforms_v2", {}, "torchvision has no data set of this name"),
         ("LSUN", {"root": "."}, "it reads a pickled index in the current directory, which can run code"),
         ("Cityscapes", {"root": "."}, "it unpacks whatever archives lie beside"),
-        ("ImageFolder", {"root": ".", "loader": "os.system"}, "loader is a function, which a rule file cannot name$"),
+        (
+            "ImageFolder",
+            {"root": ".", "loader": "os.system"},
+            "loader is a function, which a rule file cannot name: leave it out",
+        ),
         ("FakeData", {"transform": "auto"}, "transform is a function, .*: write `transform:` beside `kwargs:`"),
         (
             "Kinetics",
             {"root": ".", "frames_per_clip": 1, "_precomputed_metadata": {}},
             "_precomputed_metadata is torch",
         ),
-        ("ImageFolder", {"root": "."}, r"torchvision cannot read it below .*\)$"),
+        ("ImageFolder", {"root": "."}, r"torchvision cannot read it below .*\); correct its arguments under kwargs:$"),
         ("FakeData", {"sise": 3}, "torchvision cannot read it .*unexpected keyword argument 'sise'"),
     ],
 )

@@ -101,11 +101,17 @@ def test_the_index_of_a_sharded_file_fills_the_model(here):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": "../m-1.safetensors"}, "'../m-1.safetensors' is not the name of a file in the same folder"),
-        ({"x": "/etc/m-1.safetensors"}, "'/etc/m-1.safetensors' is not the name of a file in the same folder"),
-        ({"x": "..\\m.safetensors"}, "is not the name of a file in the same folder"),
-        ({"x": ".."}, "'..' is not the name of a file in the same folder"),
-        ({"x": 3}, "not an index of safetensors files"),
+        (
+            {"x": "../m-1.safetensors"},
+            "'../m-1.safetensors' is no file name; the index must name files of its own folder",
+        ),
+        (
+            {"x": "/etc/m-1.safetensors"},
+            "'/etc/m-1.safetensors' is no file name; the index must name files of its own folder",
+        ),
+        ({"x": "..\\m.safetensors"}, "is no file name; the index must name files of its own folder"),
+        ({"x": ".."}, "'..' is no file name; the index must name files of its own folder"),
+        ({"x": 3}, "an index of safetensors files must hold weight_map"),
         ({"x": "m-3.safetensors"}, "its part m-3.safetensors: there is no file"),
         ({"x": "m-1.safetensors"}, r"1 of its tensors are in none of its files \(x\)"),
     ],
@@ -119,7 +125,9 @@ def test_an_index_that_names_something_else_is_refused(here, changes, message):
 def test_what_is_no_index_is_told(here, content):
     source = sharded()
     Path("m.safetensors.index.json").write_text(content)
-    with pytest.raises(LoadError, match=r"m.safetensors.index.json: (not an index of safetensors|the file is empty)"):
+    with pytest.raises(
+        LoadError, match=r"m.safetensors.index.json: (an index of safetensors files must hold|the file is empty)"
+    ):
         filled(source)
 
 
@@ -226,7 +234,10 @@ def test_a_prefix_may_be_the_end_of_a_place(here):
         LoadError, match=r"no tensor lies under the prefix 'xyz'; there are a, b, conv, head, net, norm"
     ):
         filled("w.pt", prefix="xyz")
-    with pytest.raises(LoadError, match=r"weights w.pt under state_dict.b do not fit the model: 8 missing"):
+    with pytest.raises(
+        LoadError,
+        match=r"weights w.pt under state_dict.b do not fit the model; name those that were saved from it: 8 missing",
+    ):
         filled("w.pt", prefix="b")
 
 
@@ -332,7 +343,7 @@ def test_keys_that_do_not_fit_are_named(here):
     with pytest.raises(LoadError) as told:
         filled("w.safetensors")
     assert str(told.value) == (
-        "weights w.safetensors do not fit the model: 1 missing (head.weight), 1 unexpected (old.weight), "
+        "weights w.safetensors do not fit the model; name those that were saved from it: 1 missing (head.weight), 1 unexpected (old.weight), "
         "1 of another shape (conv.bias: (3,) in the file, (4,) in the model)"
     )
 
@@ -342,7 +353,7 @@ def test_a_file_of_another_architecture_is_told_as_a_whole(here):
     with pytest.raises(LoadError) as told:
         filled("w.safetensors")
     assert str(told.value) == (
-        "weights w.safetensors do not fit the model: 8 missing (conv.weight; conv.bias; norm.weight; ...), 5 "
+        "weights w.safetensors do not fit the model; name those that were saved from it: 8 missing (conv.weight; conv.bias; norm.weight; ...), 5 "
         "unexpected (block.0.weight; block.1.weight; block.2.weight; ...). None of the model's 8 weights are there: "
         "the file seems to be of another architecture"
     )
@@ -520,7 +531,7 @@ def test_an_archive_that_unpacks_to_more_is_refused_before_it_is_unpacked(here):
     rewritten(lambda name, content: bytes(10**8) if name.endswith("data/0") else content, zipfile.ZIP_DEFLATED)
     written = peak()
     assert Path("w.pt").stat().st_size < 10**6
-    with pytest.raises(LoadError, match=r"torch.save compresses nothing, and this archive is compressed"):
+    with pytest.raises(LoadError, match=r"this archive is compressed, and torch.save compresses nothing"):
         filled("w.pt")
     assert peak() - max(before, written) < 10**7
 

@@ -55,6 +55,26 @@ def test_torch_is_not_imported(argv):
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("argv", "unwanted"),
+    [
+        (["--help"], {"numpy", "pydantic", "scipy", "tabulate", "yaml"}),
+        (["check", "--help"], {"numpy", "pydantic", "scipy", "tabulate", "yaml"}),
+        (["validate", "examples/digits/digits.audit.yaml"], {"jinja2", "numpy", "scipy", "tabulate"}),
+        (["schema"], {"jinja2", "numpy", "scipy", "tabulate"}),
+        (["explain"], {"jinja2", "numpy", "scipy"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_takes_long_to_import_is_not_imported_to_no_purpose(argv, unwanted):
+    code = (
+        "import sys; from cnnaudit.cli import main; "
+        f"code = main({argv!r}); loaded = {unwanted!r} & set(sys.modules); assert not loaded, loaded; sys.exit(code)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_importing_the_package_imports_neither_torch_nor_pydantic():
     code = "import sys, cnnaudit; assert not {'torch', 'pydantic', 'numpy', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

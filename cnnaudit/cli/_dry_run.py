@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from cnnaudit.facts import model_facts
-from cnnaudit.site import Op
+from cnnaudit.facts import coverage, model_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +21,10 @@ __all__ = ["describe"]
 def describe(prepared: Prepared) -> str:
     """Return the sites with the rules that cover them by number, then the rules with what they need."""
     plan, spec = prepared.plan, prepared.spec
-    own = [site for site in prepared.graph.sites if site.op is not Op.INPUT]
+    found = coverage(plan, prepared.graph.sites)
     sites = [_site(site, prepared) for site in prepared.graph.sites]
     rules = [_rule(number, rule, prepared) for number, rule in enumerate(spec.rules, 1)]
     absent = [f"{spec.place(rule)}: rule {rule.id!r} selects nothing: {message}" for rule, message in plan.absent]
-    covered = sum(any(site in c.places for c in plan.checks) for site in own)
     count = prepared.images.count
     images = "an unknown number of images" if count is None else f"{count:,} images"
     needed = "sources needed" if prepared.images.clustered else "images needed"
@@ -35,7 +33,7 @@ def describe(prepared: Prepared) -> str:
         tabulate(sites, headers=columns, disable_numparse=True),
         tabulate(rules, headers=["#", "rule", "line", "bound", "sites", "n/a", needed], disable_numparse=True),
         *absent,
-        f"{len(own)} sites, {covered} under a rule; {images}, {_looks(prepared)}; "
+        f"{found['sites']} sites, {found['covered']} under a rule that judges; {images}, {_looks(prepared)}; "
         f"statistics of {plan.bytes / 2**20:,.1f} MiB, of {spec.sampling.max_memory / 2**20:,.0f} MiB allowed",
         _calling(prepared),
     ]

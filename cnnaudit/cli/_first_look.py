@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from cnnaudit.errors import MetricError
 from cnnaudit.metrics import registry
-from cnnaudit.report.as_text import number
+from cnnaudit.report.words import number
 from cnnaudit.site import Op
 
 if TYPE_CHECKING:

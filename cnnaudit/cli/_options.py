@@ -30,6 +30,11 @@ _OPTIONS = (
         help="Files and folders that a rule file may open outside of its own folder and the current one. Repeatable.",
     ),
     click.option(
+        "--show-images",
+        is_flag=True,
+        help="Call single images in the report by their names; without it they have salted hashes for names.",
+    ),
+    click.option(
         "--trust-model",
         is_flag=True,
         help="Load exported programs (.pt2): torch unpickles them, which runs whatever code their author put in.",

@@ -2,82 +2,148 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnnaudit.cli._gate import deciding, writable, write
 from cnnaudit.cli._options import running
-from cnnaudit.errors import LoadError
-from cnnaudit.report import formats, render
+from cnnaudit.cli._settings import Configured, resolved
+from cnnaudit.errors import EvidenceError
+from cnnaudit.result import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cnnaudit.gate.decision import Gate
     from cnnaudit.result import Report
 
 __all__ = ["command"]
 
 
-def _parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:  # noqa: ARG001
-    targets = [(name, path) for name, _, path in (value.partition("=") for value in values)]
-    for name, path in targets:
-        if name not in formats():
-            raise click.BadParameter(f"there is no format {name!r}; there are {', '.join(formats())}")
-        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise click.BadParameter(f"{path} cannot be written: there is no such folder, or it is one itself")
-    if sum(not path for _, path in targets) > 1:
-        raise click.BadParameter("only one format can go to stdout: give the others a path")
-    return targets
+def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:  # noqa: ARG001
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise click.BadParameter(f"{text} is not I/N, such as 2/8 for the second of eight")
+    return int(found[1]), int(found[2])
 
 
-@click.command(short_help="Judge a network by a rule file.")
+def _target(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:  # noqa: ARG001
+    return None if path is None else writable(path)
+
+
+@click.command(cls=Configured, short_help="Judge a network by a rule file.")
 @click.argument("spec", type=click.Path(exists=True, dir_okay=False))
 @click.option("--dry-run", is_flag=True, help="List sites, rules, memory and images needed; read one block only.")
+@deciding
 @click.option(
-    "--format",
-    "targets",
-    multiple=True,
-    metavar="NAME[=PATH]",
-    callback=_parsed,
-    help=f"Report format, repeatable: {', '.join(formats())}. Without a path it goes to stdout. Default: text.",
+    "--update-baseline", is_flag=True, help="Where everything passed, make this run the accepted one: write --baseline."
+)
+@click.option(
+    "--tighten", is_flag=True, help="With --update-baseline: tighten the rule file's bounds to what was reached."
+)
+@click.option(
+    "--evidence",
+    metavar="FILE",
+    callback=_target,
+    help="Store all that was measured, so that `cnnaudit judge` can decide again without model and data.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_shard,
+    help="Measure one of N parts of the images into --evidence; `cnnaudit judge` joins the parts.",
 )
 @running
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    spec: str,
-    *,
-    dry_run: bool,
-    targets: list[tuple[str, str]],
-    **options: Any,
-) -> None:
+def command(ctx: click.Context, /, spec: str, *, dry_run: bool, **options: Any) -> None:
     """Judge the network that SPEC names by SPEC's rules.
 
     `cnnaudit profile` measures a network without any.
     """
-    from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when it is needed, not for --help
-
+    _require(options)
     if dry_run:
-        prepared = pipeline.prepare(spec, **options)
+        from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when it is needed, not for --help
         from cnnaudit.cli._dry_run import describe  # noqa: PLC0415
 
+        prepared = pipeline.prepare(spec, **_running(options))
         click.echo(describe(prepared))
         ctx.exit(2 if prepared.plan.absent_errors else 0)
-    report = pipeline.audit(spec, progress=sys.stderr.isatty(), **options)
-    _write(report, targets or [("text", "")])
-    ctx.exit(report.exit_code)
+    ctx.exit(_check(spec, resolved(ctx), **options))
 
 
-def _write(report: Report, targets: list[tuple[str, str]]) -> None:
-    if all(path for _, path in targets):
-        click.echo(render(report, "text"), nl=False)
-    for name, path in targets:
-        text = render(report, name)
-        if not path:
-            click.echo(text, nl=False)
-            continue
-        try:
-            Path(path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise LoadError(f"the report cannot be written to {path}: {error.strerror}") from error
+_GATE = ("baseline", "waivers", "ignore_waivers", "coverage", "as_of")
+_OUTPUT = ("targets", "sarif_include_suppressed", "update_baseline", "tighten", "evidence", "shard")
+
+
+def _running(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that say how the network is run."""
+    return {name: value for name, value in options.items() if name not in {*_GATE, *_OUTPUT}}
+
+
+def _require(options: dict[str, Any]) -> None:
+    """Refuse options that mean nothing without another one."""
+    for name, needed in (("update_baseline", "baseline"), ("tighten", "update_baseline"), ("shard", "evidence")):
+        if options[name] and not options[needed]:
+            told, wanted = (f"--{option.replace('_', '-')}" for option in (name, needed))
+            raise click.UsageError(f"{told} needs {wanted}: add it")
+    path = options["baseline"]
+    if path is not None and not options["update_baseline"] and not Path(path).is_file():
+        raise click.UsageError(f"--baseline: there is no file {path}: record one with --update-baseline")
+
+
+def _check(spec: str, settings: Mapping[str, Any], **options: Any) -> int:
+    from cnnaudit import pipeline  # noqa: PLC0415 - see above
+    from cnnaudit.gate.decision import Gate  # noqa: PLC0415
+
+    wanted = {name: options[name] for name in _GATE}
+    if options["update_baseline"] and not Path(options["baseline"]).exists():
+        wanted["baseline"] = None
+    gate = Gate.open(**wanted)
+    measured = {name: options[name] for name in ("evidence", "shard") if options[name] is not None}
+    report = pipeline.audit(spec, progress=sys.stderr.isatty(), **measured, **_running(options))
+    report = replace(report, settings={**report.settings, "resolved": settings})
+    if options["shard"] is not None:
+        part, parts = options["shard"]
+        click.echo(f"{options['evidence']}: part {part} of {parts}; `cnnaudit judge` joins all of them")
+        return 0
+    report = _replacing(gate, report) if options["update_baseline"] else gate.applied(report)
+    write(report, options["targets"] or [("text", "")], suppressed=options["sarif_include_suppressed"])
+    if options["update_baseline"]:
+        _update(report, options["baseline"], spec=spec, tighten=options["tighten"])
+    return report.exit_code
+
+
+def _replacing(gate: Gate, report: Report) -> Report:
+    """The report held against a baseline that will be replaced, where the two can be compared at all."""
+    try:
+        compared = gate.applied(report)
+    except EvidenceError as error:
+        told = str(error)
+    else:
+        new = [v.place for v in compared.verdicts if v.side == "max_regression" and v.outcome is Outcome.ERROR]
+        if not new:
+            return compared
+        told = f"it knows nothing of {', '.join(new)}"
+    found = replace(gate, baseline=None).applied(report)
+    return replace(found, notes=(*found.notes, f"The old baseline was replaced without a comparison: {told}"))
+
+
+def _update(report: Report, path: str, *, spec: str, tighten: bool) -> None:
+    from cnnaudit.gate import baseline, tightening  # noqa: PLC0415 - see above
+
+    if not report.passed:
+        click.echo(f"{path} was not written: only a run that passes can be the accepted one", err=True)
+        return
+    baseline.record(report, path)
+    click.echo(f"{path}: this run is now the accepted one", err=True)
+    if tighten:
+        from cnnaudit.metrics import vocabulary  # noqa: PLC0415 - see above
+
+        click.echo(tightening.tighten(report, spec, vocabulary()), err=True)

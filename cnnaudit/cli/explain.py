@@ -6,7 +6,6 @@ from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 import click
-from tabulate import tabulate
 
 from cnnaudit.errors import LoadError
 
@@ -75,6 +74,8 @@ def _rule(rule: Rule, known: Vocabulary) -> str:
 
 def _entry(metric: Metric) -> str:
     """A metric in the list of all: what it is, where, at which price, then its fields."""
+    from tabulate import tabulate  # noqa: PLC0415 - see above
+
     rows = [[f"{metric.name}.{name}", field.unit, field.summary] for name, field in metric.fields.items()]
     told = f"at {_places(metric)}; needs {metric.needs}; cost {metric.cost_class}; interval: {metric.interval}"
     fields = tabulate(rows, tablefmt="plain", disable_numparse=True)
@@ -87,6 +88,8 @@ def _places(metric: Metric) -> str:
 
 def story(metric: Metric) -> str:
     """Return everything there is to say about a metric."""
+    from tabulate import tabulate  # noqa: PLC0415 - see above
+
     rows = [[name, field.unit, field.better, field.summary] for name, field in metric.fields.items()]
     properties = metric.params.model_json_schema()["properties"]
     params = [[name, _default(shape), _type(shape)] for name, shape in properties.items()]

@@ -42,7 +42,7 @@ class Arrays(Images):
             raise LoadError(f"{source}: images are a {type(self.images).__name__}, not an array of images")
         self.count = count = len(self.images)
         if not math.prod(self.images.shape):
-            raise LoadError(f"{source}: there are no images")
+            raise LoadError(f"{source}: there are no images; give at least one")
         if count > _MOST_IMAGES:
             raise LoadError(f"{source}: {count:,} images; an audit takes at most {_MOST_IMAGES:,}: give a part of them")
         if math.prod(self.images.shape[1:]) > _MOST_VALUES:
@@ -73,10 +73,12 @@ class Arrays(Images):
                 continue  # a list, or nothing, is judged by what reads it
             if len(held[name]) != count:
                 told = name if name in ("labels", "masks") else f"of {name}"
-                raise LoadError(f"{self.source}: {count} images but {len(held[name])} {told}")
+                raise LoadError(f"{self.source}: {count} images but {len(held[name])} {told}; give one an image")
         for name in ("source", *self.columns):
             if getattr(held.get(name), "shape", ()) and len(held[name]) != count:
-                raise LoadError(f"{self.source}: {count} images but {len(held[name])} values in column {name}")
+                raise LoadError(
+                    f"{self.source}: {count} images but {len(held[name])} values in column {name}; give one an image"
+                )
 
     def _checked_concepts(self, masks: Any, count: int) -> int:
         """Number of concepts; a few images at a time, because masks may come in a smaller type."""

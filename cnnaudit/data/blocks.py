@@ -98,7 +98,7 @@ class Block:
         if len(spatial) != len(size) or any(s > c for s, c in zip(size, spatial, strict=True)):
             raise LoadError(
                 f"sampling.crop of {' x '.join(map(str, size))} pixels cannot be cut from images of "
-                f"{' x '.join(map(str, spatial))}"
+                f"{' x '.join(map(str, spatial))}; give sizes of at most that"
             )
         if self.masks is not None and tuple(self.masks.shape[-len(size) :]) != spatial:
             raise LoadError(

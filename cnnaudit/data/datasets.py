@@ -37,7 +37,10 @@ def torchvision_dataset(source: Source, trust: Trust) -> Dataset[Any]:
     datasets, place = package("torchvision", "vision").datasets, f"data {source.written}"
     known = [name for name in datasets.__all__ if _is_dataset(getattr(datasets, name))]
     if source.target not in known:
-        raise LoadError(f"{place}: torchvision has no data set of this name{near(source.target, known)}")
+        raise LoadError(
+            f"{place}: torchvision has no data set of this name"
+            f"{near(source.target, known) or '; see torchvision.datasets.__all__'}"
+        )
     if source.target in _REFUSED:
         raise LoadError(f"{place}: it {_REFUSED[source.target]}; open it in a factory of your own")
     options = _options(source, trust, place)
@@ -61,7 +64,8 @@ def torchvision_dataset(source: Source, trust: Trust) -> Dataset[Any]:
             else ""
         )
         raise LoadError(
-            f"{place}: torchvision cannot read it{where} ({type(error).__name__}: {_first_line(error)}){fetch}"
+            f"{place}: torchvision cannot read it{where} ({type(error).__name__}: {_first_line(error)}); "
+            f"correct its arguments under kwargs:{fetch}"
         ) from error
     return _Guarded(made, trust, place)
 
@@ -73,8 +77,8 @@ def _options(source: Source, trust: Trust, place: str) -> dict[str, Any]:
         raise LoadError(f"{place}: an audit downloads nothing: leave `download` out and fetch the files beforehand")
     for name in options:
         if name in _FUNCTIONS:
-            instead = ": write `transform:` beside `kwargs:`" if name.startswith("transform") else ""
-            raise LoadError(f"{place}: {name} is a function, which a rule file cannot name{instead}")
+            instead = "write `transform:` beside `kwargs:`" if name.startswith("transform") else "leave it out"
+            raise LoadError(f"{place}: {name} is a function, which a rule file cannot name: {instead}")
         if name.startswith("_"):
             raise LoadError(f"{place}: {name} is torchvision's own: leave it out")
     for name in TORCHVISION_PATHS:
@@ -145,7 +149,7 @@ def loader_of(module: Any, place: str) -> tuple[Any, str]:
             (given,) = given
         if given is not None:
             return given, name
-    raise LoadError(f"{place}: {type(module).__name__} has none of {', '.join(_LOADERS)}")
+    raise LoadError(f"{place}: {type(module).__name__} has none of {', '.join(_LOADERS)}; write one of them")
 
 
 def _is_lightnings(method: Any) -> bool:

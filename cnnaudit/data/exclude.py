@@ -52,14 +52,16 @@ class Excluded:
             rows += 1
             if written := row.get("sha256", ""):
                 if not _DIGEST.fullmatch(written):
-                    raise LoadError(f"{place}: {written[:70]!r} is no SHA-256: that is 64 hexadecimal digits")
+                    raise LoadError(f"{place}: {written[:70]!r} is no SHA-256; write its 64 hexadecimal digits")
                 digests.add(bytes.fromhex(written))
             if name := row.get("file", ""):
                 files.add(_normal(name))
             if not (written or name):
-                raise LoadError(f"{place}: it names no image: {' and '.join(row)} are empty")
+                raise LoadError(
+                    f"{place}: it names no image: {' and '.join(row)} are empty; fill one in, or remove the row"
+                )
         if not rows:
-            raise LoadError(f"{path.name}: it lists no images, so that nothing would be excluded")
+            raise LoadError(f"{path.name}: it lists no images, so that nothing would be excluded; leave it out")
         return cls(path, frozenset(digests), frozenset(files), rows)
 
     def names(self, names: Iterable[str], folder: Path) -> list[str]:
@@ -118,7 +120,7 @@ def _columns(cells: Sequence[str], place: str) -> tuple[list[str], bool]:
     names = [cell.lower() for cell in cells]
     known = [name for name in names if name in _COLUMNS]
     if len(known) > len(set(known)):
-        raise LoadError(f"{place}: two columns are called {max(known, key=known.count)}")
+        raise LoadError(f"{place}: two columns are called {max(known, key=known.count)}; rename one")
     if known:
         return names, False
     (first, *more) = cells

@@ -31,7 +31,9 @@ def open_folder(source: Source, wanted: Wanted, trust: Trust) -> Images:
     """
     place, folder = f"data {source.written}", Path(source.target)
     if source.options:
-        raise LoadError(f"{place}: a folder has no options, and {', '.join(source.options)} is given under kwargs")
+        raise LoadError(
+            f"{place}: a folder has no options, and {', '.join(source.options)} is given under kwargs; remove it"
+        )
     needs_pillow()
     found = _Walk(trust, place, trust.opened(folder, place))
     if not found.root.is_dir():
@@ -48,7 +50,9 @@ def open_folder(source: Source, wanted: Wanted, trust: Trust) -> Images:
     files = beside or labelled
     if not files:
         told = f"; {found.ignored} other files were ignored" if found.ignored else ""
-        raise LoadError(f"{place}: there are no images in it or below ({', '.join(sorted(SUFFIXES))}){told}")
+        raise LoadError(
+            f"{place}: there are no images in it or below{told}; put some there ({', '.join(sorted(SUFFIXES))})"
+        )
     shown = source.written.rstrip("/") + "/"
     classes = [] if beside else classes
     return FileImages(files, folder, shown, source.written, wanted, classes=classes, ignored=found.ignored)
@@ -88,7 +92,7 @@ class _Walk:
     def below(self, folder: Path, name: str, above: tuple[Path, ...] = ()) -> list[File]:
         """The images in a folder and below."""
         if folder in above:
-            raise LoadError(f"{self._place}: {name} is a link to a folder that it lies in")
+            raise LoadError(f"{self._place}: {name} is a link to a folder that it lies in; remove the link")
         files = self.images(folder, f"{name}/")
         for inner, path in sorted(self.folders.items()):
             files += self.below(path, f"{name}/{inner}", (*above, folder))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cnnaudit.call import Call
     from cnnaudit.data.exclude import Excluded
+    from cnnaudit.data.pseudonyms import Pseudonyms
     from cnnaudit.data.transforms import Transform
 
 __all__ = ["Images", "Wanted", "permutation"]
@@ -42,6 +43,7 @@ class Wanted(NamedTuple):
         max_corrupt: Fraction of images that may be unusable.
         workers: Processes that decode images, or None for a number that suits the data.
         excluded: Images that must not be among them, or None.
+        pseudonyms: What images are called in reports; None for their names.
         pictures: What is done instead of ``transform`` to images that were decoded from files, or None.
     """
 
@@ -53,6 +55,7 @@ class Wanted(NamedTuple):
     workers: int | None = None
     excluded: Excluded | None = None
     pictures: Transform | None = None
+    pseudonyms: Pseudonyms | None = None
 
 
 class Images(ABC):
@@ -73,7 +76,6 @@ class Images(ABC):
         met: Classes of the images read so far.
         integers: True where the images come as whole numbers.
         files: True where every image is a file, which a manifest may name.
-        corrupt: The images that could not be used so far, each with the reason.
         hint: What may be wrong with images that the network refuses, or nothing.
     """
 
@@ -83,7 +85,6 @@ class Images(ABC):
     clustered: bool
     order: str
     call: Call
-    _advice = ""
     masked = False
     concepts: int | None = None
     all_values = False
@@ -101,7 +102,7 @@ class Images(ABC):
         self._wanted = wanted
         self.met: set[int] = set()
         self.integers = False
-        self.corrupt: list[str] = []
+        self._unusables: list[tuple[str, str]] = []
         self.hint = ""
         self._limit: int | None = None
         self._found: list[str] = []
@@ -195,14 +196,14 @@ class Images(ABC):
 
     def _unusable(self, name: str, reason: str) -> None:
         """Note an image that is left out."""
-        self.corrupt.append(f"{name} {reason}")
+        self._unusables.append((name, reason))
 
     def _refuse_corrupt(self, total: int | None) -> None:
         allowed = self._wanted.max_corrupt
         if self.corrupt and total is not None and len(self.corrupt) > allowed * total:
             raise LoadError(
                 f"data {self.source}: {len(self.corrupt)} of {total} images cannot be used, and max_corrupt allows "
-                f"{allowed:g} of them: {_told(self.corrupt, '; ')}"
+                f"{allowed:g} of them; mend them, or allow more: {_told(self.corrupt, '; ')}"
             )
 
     def _alike(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -215,19 +216,23 @@ class Images(ABC):
             first = first or found
             if found[0] != first[0]:
                 raise LoadError(
-                    f"{self.source}: images of shape {found[0]} after images of shape {first[0]}{self._advice}"
+                    f"{self.source}: images of shape {found[0]} after images of shape {first[0]}; give all in one shape"
                 )
             if found[1] != first[1]:
-                raise LoadError(f"{self.source}: some batches have labels and some have none")
+                raise LoadError(f"{self.source}: some batches have labels and some have none; give all of them labels")
             if found[2] != first[2]:
-                raise LoadError(f"{self.source}: some batches have sources and some have none")
+                raise LoadError(
+                    f"{self.source}: some batches have sources and some have none; give all of them sources"
+                )
             if bool(masks) != bool(first[3]):
-                raise LoadError(f"{self.source}: some batches have masks and some have none")
+                raise LoadError(f"{self.source}: some batches have masks and some have none; give all of them masks")
             if masks != first[3]:
-                raise LoadError(f"{self.source}: {_form(masks)} after {_form(first[3])}")
+                raise LoadError(f"{self.source}: {_form(masks)} after {_form(first[3])}; give all masks in one form")
             for name, other, before in zip(self.call.names[1:], others, first[4], strict=True):
                 if other != before:
-                    raise LoadError(f"{self.source}: {name} of shape {other} after {name} of shape {before}")
+                    raise LoadError(
+                        f"{self.source}: {name} of shape {other} after {name} of shape {before}; give all in one shape"
+                    )
             yield batch
 
     def _batch(self, held: Mapping[str, Any], place: str, first: int, *, single: bool = False) -> Batch:
@@ -237,7 +242,7 @@ class Images(ABC):
         self._compare([held["images"]] if single else held["images"], torch.arange(first, first + count))
         labels = as_labels(held["labels"], place, single=single) if "labels" in held else None
         if labels is not None and len(labels) != count:
-            raise LoadError(f"{place}: {count} images but {len(labels)} labels")
+            raise LoadError(f"{place}: {count} images but {len(labels)} labels; give one an image")
         return Batch(
             torch.arange(first, first + count),
             images,
@@ -255,7 +260,9 @@ class Images(ABC):
             x = as_array(held[name], f"{place}, {name}")
             x = x[None] if single else x
             if x.dim() == 0 or len(x) != count:
-                raise LoadError(f"{place}: {count} images but {name} is of shape {tuple(x.shape)}")
+                raise LoadError(
+                    f"{place}: {count} images but {name} is of shape {tuple(x.shape)}; give it one row an image"
+                )
             found.append(self._transformed(x) if x.dim() == self._dimensions else x)
         return tuple(found)
 
@@ -307,6 +314,16 @@ class Images(ABC):
         return torch.tensor(numbers, dtype=torch.int64)
 
     @property
+    def corrupt(self) -> list[str]:
+        """The images that could not be used so far, by their names, each with the reason."""
+        return [f"{name} {reason}" for name, reason in self._unusables]
+
+    def _reported(self, name: str, reason: str) -> str:
+        """The same as a report may tell it."""
+        hidden = self._wanted.pseudonyms
+        return f"{name} {reason}" if hidden is None else hidden.told(name, reason)
+
+    @property
     def values(self) -> dict[str, list[str]]:
         """The values behind each column's codes, as far as they are known."""
         return {name: list(self._codes[name]) for name in self.columns}
@@ -325,7 +342,10 @@ class Images(ABC):
             "available": self.count,
             "order": self.order,
             "transform": "" if self._wanted.transform is None else str(self._wanted.transform),
-            "corrupt": {"count": len(self.corrupt), "told": self.corrupt[:_TOLD]},
+            "corrupt": {
+                "count": len(self.corrupt),
+                "told": [self._reported(*each) for each in self._unusables[:_TOLD]],
+            },
             "excluded": None if excluded is None else {"manifest": excluded.path.name, "images": excluded.rows},
             "sources": len(self._sources) if self.clustered else None,
             "columns": {

@@ -43,7 +43,7 @@ def open_manifest(source: Source, wanted: Wanted, trust: Trust) -> Images:
     needs_pillow()
     rows = list(table(path))
     if len(rows) < 2:
-        raise LoadError(f"{place}: there are no images; a header is followed by a row for each")
+        raise LoadError(f"{place}: there are no images; write a row for each below the header")
     (head, columns), *rows = rows
     names = _columns(columns, source, head)
     own = ["labels"] if "label" in names else []
@@ -55,7 +55,7 @@ def open_manifest(source: Source, wanted: Wanted, trust: Trust) -> Images:
             raise LoadError(f"{row}: {len(cells)} values in a row, but there are {len(columns)} columns")
         for i in at.values():
             if not cells[i]:
-                raise LoadError(f"{row}: {columns[i]} is empty")
+                raise LoadError(f"{row}: {columns[i]} is empty; fill it in, or remove the row")
     opened = _Opened(trust, Path(source.target).parent)
     label, classes = _labels([(row, cells[at["label"]]) for row, cells in rows]) if own else ([None] * len(rows), [])
     files = [
@@ -77,7 +77,7 @@ def _columns(columns: Sequence[str], source: Source, head: str) -> dict[str, str
     """What file, label, source and mask are called in a manifest, as far as it has them."""
     check_separator(columns, _OWN, head)
     if doubled := [name for name in columns if columns.count(name) > 1]:
-        raise LoadError(f"{head}: two columns are called {doubled[0]!r}")
+        raise LoadError(f"{head}: two columns are called {doubled[0]!r}; rename one")
     for name, column in source.options.items():
         if name not in _OWN:
             raise LoadError(
@@ -96,11 +96,11 @@ def _labels(written: Sequence[tuple[str, str]]) -> tuple[Sequence[int | None], l
     """Labels as numbers, and the names of the classes where names are written."""
     for row, text in written:
         if _FRACTION.fullmatch(text):
-            raise LoadError(f"{row}: label {text} is a fraction: labels are whole numbers, or names")
+            raise LoadError(f"{row}: label {text} is a fraction; labels must be whole numbers, or names")
         if text.startswith("-") and text[1:].isdecimal():
-            raise LoadError(f"{row}: label {text} is negative: classes count from 0")
+            raise LoadError(f"{row}: label {text} is negative; classes must count from 0")
         if text.isdecimal() and len(text) > _LONGEST_LABEL:
-            raise LoadError(f"{row}: label {text[:20]}... is no number of a class: classes count from 0")
+            raise LoadError(f"{row}: label {text[:20]}... is no number of a class; classes must count from 0")
     if all(text.isdecimal() for _, text in written):
         return [int(text) for _, text in written], []
     classes = sorted({text for _, text in written})
@@ -124,9 +124,9 @@ class _Opened:
         try:
             mode = path.lstat().st_mode
         except (OSError, ValueError):
-            raise LoadError(f"{row}: there is no file {written}") from None
+            raise LoadError(f"{row}: there is no file {written}; give its path from the manifest's folder") from None
         if not stat.S_ISREG(mode):
             path = self._trust.opened(path, f"{row}: {written}")
             if path.is_dir():
-                raise LoadError(f"{row}: {written} is a folder")
+                raise LoadError(f"{row}: {written} is a folder; name one image")
         return path

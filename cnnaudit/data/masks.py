@@ -38,7 +38,9 @@ def as_masks(given: Any, place: str, *, images: int, dimensions: int) -> Tensor:
     try:
         x = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{place}: {type(given).__name__} is not an array of masks ({error})") from error
+        raise LoadError(
+            f"{place}: {type(given).__name__} is not an array of masks ({error}); give whole numbers, or 0 and 1"
+        ) from error
     if x.is_floating_point() or x.is_complex():
         raise LoadError(f"{place}: masks hold whole numbers, or True and False, not {x.dtype}")
     if x.dtype is torch.bool and x.dim() == 1 + dimensions:
@@ -50,7 +52,7 @@ def as_masks(given: Any, place: str, *, images: int, dimensions: int) -> Tensor:
             f"(images, concepts{sizes}) of 0 and 1"
         )
     if len(x) != images:
-        raise LoadError(f"{place}: {images} images but {len(x)} masks")
+        raise LoadError(f"{place}: {images} images but {len(x)} masks; give one an image")
     return _dense(x, place) if x.dim() == 1 + dimensions else _binary(x, place)
 
 
@@ -61,9 +63,11 @@ def _dense(x: Tensor, place: str) -> Tensor:
     x = x.to(torch.int64)  # torch finds no extremes of the larger unsigned numbers
     lowest, highest = (int(end) for end in x.aminmax()) if x.numel() else (0, 0)
     if lowest < -1:
-        raise LoadError(f"{place}: dense labels hold {lowest}: classes are 0 and more, and -1 where nothing is known")
+        raise LoadError(
+            f"{place}: dense labels hold {lowest}: a class must be 0 or more, and -1 where nothing is known"
+        )
     if highest > _MOST:
-        raise LoadError(f"{place}: dense labels hold {highest}: classes go up to {_MOST}")
+        raise LoadError(f"{place}: dense labels hold {highest}: a class may be at most {_MOST}")
     return x.to(torch.int16)
 
 

@@ -18,6 +18,7 @@ from cnnaudit.data.folder import open_folder
 from cnnaudit.data.images import Images, Wanted
 from cnnaudit.data.manifest import open_manifest
 from cnnaudit.data.masks import is_dense
+from cnnaudit.data.pseudonyms import Pseudonyms
 from cnnaudit.data.samples import Samples, visitable
 from cnnaudit.data.streams import Stream
 from cnnaudit.data.synthetic import open_synthetic
@@ -51,6 +52,7 @@ def open_images(
     reading: Reading | None = None,
     transforms: Transforms | None = None,
     shape: Sequence[int] | None = None,
+    show_images: bool = True,
 ) -> Images:
     """Open the images that a source names, or that Python gives.
 
@@ -69,6 +71,7 @@ def open_images(
         reading: How images are read; None for the usual way.
         transforms: What is done to images before the network sees them; None leaves arrays as they are and brings
             images from files to values from 0 to 1.
+        show_images: Whether what is told of single images names them; else they have salted hashes for names.
         shape: Images that the model is made for, (channels, *size), or None: of these synthetic ones are made.
 
     Raises:
@@ -76,7 +79,8 @@ def open_images(
     """
     transforms = transforms or Transforms(None, FRACTIONS)
     call = None if inputs is None else Call.written(inputs)
-    wanted = Wanted(tuple(columns), masks, call, transforms.arrays, pictures=transforms.pictures)
+    hidden = None if show_images else Pseudonyms()
+    wanted = Wanted(tuple(columns), masks, call, transforms.arrays, pictures=transforms.pictures, pseudonyms=hidden)
     if reading is not None:
         wanted = wanted._replace(max_corrupt=reading.max_corrupt, workers=reading.workers)
         if reading.exclude is not None:
@@ -117,7 +121,7 @@ def _from_python(data: Any, source: str, wanted: Wanted) -> Images:
         return Samples(data, source, wanted)
     if isinstance(data, Iterable):
         return Stream(data, source, wanted)
-    raise LoadError(f"data: {source} is neither arrays, a dataset nor an iterable of (images, labels)")
+    raise LoadError(f"data: {source} is no data; give arrays, a dataset or an iterable of (images, labels)")
 
 
 def _arrays(data: Any) -> Any:

@@ -71,7 +71,8 @@ class _Auto(Transform):
             return torch.stack([self._pipeline(self._given(x)) for x in _in_range(images)])
         except (TypeError, ValueError, RuntimeError) as error:
             raise LoadError(
-                f"transform {self}: images of shape {tuple(images.shape[1:])} do not go through ({error})"
+                f"transform {self}: images of shape {tuple(images.shape[1:])} do not go through ({error}); "
+                "name another transform"
             ) from error
 
     def _given(self, image: Tensor) -> Any:

@@ -26,7 +26,7 @@ __all__ = ["Failed", "Fetch", "cpus", "read"]
 
 _TOGETHER = 16
 _IDLE = -1
-_ALONE = "with `workers: 0` under `data:` images are read without processes of their own"
+_ALONE = "write `workers: 0` under `data:` to read images without processes of their own"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _died(watch: torch.Tensor | None, name: Callable[[int], str], error: Excepti
     alive = {process.pid for process in multiprocessing.active_children()}
     at = [] if watch is None else [index for pid, index in watch.tolist() if pid not in alive and index != _IDLE]
     if not at:
-        return f"a process that reads images raised {type(error).__name__}: {error}"
+        return f"a process that reads images raised {type(error).__name__}: {error}; {_ALONE}"
     return (
         f"{' or '.join(map(name, at))}: the process that read it died: memory or shared memory may have run out, or "
         f"the decoder crashed; {_ALONE}"

@@ -53,7 +53,7 @@ class Samples(Images):
         self.dataset, self.order, self.loader = dataset, "seeded", loader
         self.count = len(dataset)
         if self.count == 0:
-            raise LoadError(f"{source}: there are no images")
+            raise LoadError(f"{source}: there are no images; give at least one")
         names = getattr(dataset, "classes", None)
         self.classes = len(names) if isinstance(names, Sequence) and names else None
         self._collate = None if loader is None or loader.collate_fn is default_collate else loader.collate_fn
@@ -77,11 +77,11 @@ class Samples(Images):
         for index in range(self.count or 0):
             _, found, failures = fetch.joined([fetch[index]])
             if found:
-                self.corrupt.clear()
+                self._unusables.clear()
                 return found[0], self._place(index)
             self._note(failures)
             self._refuse_corrupt(self.count)
-        raise LoadError(f"{self.source}: there are no images")
+        raise LoadError(f"{self.source}: there are no images; give at least one")
 
     def _note(self, failures: Iterable[Failed]) -> None:
         for failed in failures:

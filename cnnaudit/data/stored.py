@@ -82,9 +82,11 @@ class Stored:
         try:
             held = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
         except OSError as error:
-            raise LoadError(f"{self.path}: it can no longer be read ({error})") from error
+            raise LoadError(f"{self.path}: it can no longer be read ({error}); audit again when it is there") from error
         except ValueError as error:
-            raise LoadError(f"{self.path}: it was changed while it was read ({error})") from error
+            raise LoadError(
+                f"{self.path}: it was changed while it was read ({error}); audit again when it is finished"
+            ) from error
         # An index of its own makes a copy of its own; a slice would keep the file mapped.
         found: NDArray[Any] = native(np.array(held[rows]) if isinstance(rows, slice) else np.asarray(held[rows]))
         return found
@@ -123,7 +125,9 @@ class StoredTensor:
                 held = file.get_slice(self.name)
                 return held[rows].clone() if isinstance(rows, slice) else torch.stack([held[int(i)] for i in rows])
         except (OSError, SafetensorError) as error:
-            raise LoadError(f"{self.path}: it was changed while it was read ({error})") from error
+            raise LoadError(
+                f"{self.path}: it was changed while it was read ({error}); audit again when it is finished"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class Member:
                 data[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
                 filled += len(part)
         if filled != len(data):
-            raise LoadError(f"{place}: it is cut off after {filled:,} of {len(data):,} bytes")
+            raise LoadError(f"{place}: it is cut off after {filled:,} of {len(data):,} bytes; copy it again")
         found: NDArray[Any] = native(data.view(header.dtype).reshape(header.shape, order=header.order))
         return found
 
@@ -169,7 +173,7 @@ class Member:
         if self.info.compress_type not in _METHODS or self.info.flag_bits & 1:
             raise LoadError(f"{place}: it is encrypted, or compressed as numpy never does; use np.savez")
         if self.info.compress_type == zipfile.ZIP_STORED and size != packed:
-            raise LoadError(f"{place}: claims {size:,} bytes but holds {packed:,}")
+            raise LoadError(f"{place}: claims {size:,} bytes but holds {packed:,}; write it again")
         if size > max(_MOST_INFLATED, _MOST_RATIO * packed):
             raise LoadError(
                 f"{place}: {packed:,} bytes that would inflate to {size:,}: that is a zip bomb, or hardly anything but "
@@ -183,7 +187,7 @@ class Member:
             name, extra = struct.unpack_from("<HH", file.read(_LOCAL_HEADER), _LOCAL_HEADER - 4)
         start: int = self.info.header_offset + _LOCAL_HEADER + name + extra
         if start + self.info.file_size > self.path.stat().st_size:
-            raise LoadError(f"{place}: claims {self.info.file_size:,} bytes but the file ends before")
+            raise LoadError(f"{place}: claims {self.info.file_size:,} bytes but the file ends before; copy it again")
         return start
 
 
@@ -224,12 +228,17 @@ def npz_members(path: Path, place: str) -> dict[str, Member]:
     for name, count in Counter(info.filename for info in members).items():
         parts = PurePosixPath(name.replace("\\", "/"))
         if count > 1:
-            raise LoadError(f"{place}: {count} members are called {name[:80]!r}: which of them is meant is unclear")
+            raise LoadError(f"{place}: {count} members are called {name[:80]!r}: leave one of them in")
         if parts.is_absolute() or ".." in parts.parts or not name.isprintable():
-            raise LoadError(f"{place}: the name of its member {name[:80]!r} leads out of it; np.savez writes no such")
+            raise LoadError(
+                f"{place}: the name of its member {name[:80]!r} leads out of it; write it with np.savez, "
+                "which makes no such"
+            )
     for info in members:
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise LoadError(f"{place}: its member {info.filename[:80]!r} is a link; np.savez writes no such")
+            raise LoadError(
+                f"{place}: its member {info.filename[:80]!r} is a link; write it with np.savez, which makes no such"
+            )
     found = {
         info.filename.removesuffix(_SUFFIX): Member(path, info, place)
         for info in members
@@ -255,7 +264,7 @@ def safetensors_members(path: Path, place: str) -> dict[str, StoredTensor]:
                 shape = tuple(held.get_shape())
                 found[name] = StoredTensor(path, name, held[:0].dtype if shape else torch.float32, shape, place)
     except (OSError, SafetensorError) as error:
-        raise LoadError(f"{place}: not a readable safetensors file ({error})") from error
+        raise LoadError(f"{place}: not a readable safetensors file ({error}); save it again") from error
     return found
 
 
@@ -265,7 +274,7 @@ def _readable(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
-        raise LoadError(f"{place}: not readable as arrays of numpy ({error})") from error
+        raise LoadError(f"{place}: not readable as arrays of numpy ({error}); save them with np.savez") from error
 
 
 def _header(start: bytes, size: int, place: str) -> _Header:
@@ -279,7 +288,9 @@ def _header(start: bytes, size: int, place: str) -> _Header:
             shape, fortran, dtype = read(file)
     except Exception as error:
         hint = _hint(start)
-        raise LoadError(f"{place}: no array of numpy{hint}" + ("" if hint else f" ({str(error)[:200]})")) from error
+        raise LoadError(
+            f"{place}: no array of numpy{hint or f' ({str(error)[:200]}); save it with np.save'}"
+        ) from error
     if dtype.hasobject:
         raise LoadError(
             f"{place}: it holds pickled Python objects, which can run code and are never opened; "
@@ -292,7 +303,7 @@ def _header(start: bytes, size: int, place: str) -> _Header:
     if math.prod(shape) * dtype.itemsize != size - length:
         raise LoadError(
             f"{place}: claims {math.prod(shape):,} values, {math.prod(shape) * dtype.itemsize:,} bytes of {dtype}, "
-            f"but holds {max(size - length, 0):,} bytes"
+            f"but holds {max(size - length, 0):,} bytes; save it again"
         )
     return _Header(dtype, tuple(map(int, shape)), "F" if fortran else "C", length)
 

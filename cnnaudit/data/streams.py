@@ -29,7 +29,7 @@ class Stream(Images):
         iterator = _numbered(batches, source)
         place, given = next(iterator, (source, None))
         if given is None:
-            raise LoadError(f"{source}: there are no images")
+            raise LoadError(f"{source}: there are no images; give at least one")
         self.call = wanted.call or Call.given(images_in(given, place))
         held = named(given, place, self.call)
         require(self.columns, held, place)

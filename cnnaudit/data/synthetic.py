@@ -96,7 +96,8 @@ def open_synthetic(source: Source, wanted: Wanted, shape: Sequence[int] | None =
     size = _size(options.get("size", size), place)
     if channels * math.prod(size) > _MOST_VALUES:
         raise LoadError(
-            f"{place}: an image of {' x '.join(map(str, (channels, *size)))} is more than {_MOST_VALUES:,} values"
+            f"{place}: an image of {' x '.join(map(str, (channels, *size)))} is more than {_MOST_VALUES:,} values; "
+            "give a smaller size"
         )
     count = _number(options, "images", 256, place, most=_MOST_IMAGES)
     seed = _number(options, "seed", 0, place, least=0, most=_MOST_SEED)

@@ -29,7 +29,7 @@ def table(path: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise LoadError(f"{place}: not a row of CSV: {error}") from error
+            raise LoadError(f"{place}: not a row of CSV ({error}); write it as Python's csv module does") from error
         if row is None:
             return
         if row:
@@ -55,9 +55,11 @@ def _lines(path: Path) -> Iterator[str]:
             while line := file.readline(_LONGEST):
                 number += 1
                 if len(line) == _LONGEST:
-                    raise LoadError(f"{path.name}:{number}: a line of more than {_LONGEST:,} bytes: not a manifest")
+                    raise LoadError(
+                        f"{path.name}:{number}: a line of more than {_LONGEST:,} bytes; name a manifest, in CSV"
+                    )
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise LoadError(f"{path.name}:{number}: not text in UTF-8 ({error.reason})") from error
+        raise LoadError(f"{path.name}:{number}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
     except OSError as error:
-        raise LoadError(f"{path.name}: it cannot be read ({error})") from error
+        raise LoadError(f"{path.name}: it cannot be read ({error}); check its permissions") from error

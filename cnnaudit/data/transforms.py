@@ -94,7 +94,7 @@ class Steps(Transform):
         if steps and tuple(masks.shape[-len(size) :]) != tuple(size):
             raise LoadError(
                 f"masks of {_by(masks.shape[-len(size) :])} do not cover images of {_by(size)}: {self} cannot be done "
-                "to both"
+                "to both; give masks of the images' size"
             )
         for name, value in steps:
             here = masks.shape[-len(size) :]

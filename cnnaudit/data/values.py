@@ -46,7 +46,9 @@ def telling(place: str, doing: str = "reading") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise LoadError(f"{place}: {doing} it raised {type(error).__name__}: {error}") from error
+        raise LoadError(
+            f"{place}: {doing} it raised {type(error).__name__}: {error}; run it by itself to see where"
+        ) from error
 
 
 def images_in(given: Any, place: str) -> Any:
@@ -82,7 +84,7 @@ def named(given: Any, place: str, call: Call, *, single: bool = False) -> dict[s
     for name in call.names:
         if name not in found:
             what = "a mapping without images" if name == "images" else f"nothing is called {name!r}"
-            advice = "name them 'images'" if name == "images" else "which the network is called with"
+            advice = "name them 'images'" if name == "images" else "add what the network is called with"
             raise LoadError(f"{place}: {what}, of {', '.join(found) or 'nothing'}: {advice}")
     found.setdefault("images", found[call.names[0]])
     if "masks" not in found and is_dense(found.get("labels"), found["images"], single=single):
@@ -99,7 +101,7 @@ def require(columns: Iterable[str], known: Iterable[str], place: str) -> None:
     others = [name for name in known if name not in ("images", "image", "masks")]
     for name in columns:
         if name not in others:
-            told = f"the columns are {', '.join(others)}" if others else "there are no columns"
+            told = f"the columns are {', '.join(others)}" if others else "give it one"
             raise LoadError(f"{place}: no column {name!r}, which a rule slices by{near(name, others) or ';'} {told}")
 
 
@@ -134,10 +136,10 @@ def as_values(given: Any, name: str, place: str, count: int) -> list[str | int]:
         if not isinstance(value, (str, int)):
             raise LoadError(
                 f"{place}: column {name} holds {str(value)[:40]}, a {type(value).__name__}: "
-                "a column holds text or whole numbers, one an image"
+                "a column must hold text or whole numbers, one an image"
             )
     if len(values) != count:
-        raise LoadError(f"{place}: {count} images but {len(values)} values in column {name}")
+        raise LoadError(f"{place}: {count} images but {len(values)} values in column {name}; give one an image")
     return values
 
 
@@ -155,7 +157,9 @@ def as_array(given: Any, place: str) -> Tensor:
     try:
         return torch.as_tensor(native(given))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{place}: {type(given).__name__} is not an array of images ({error})") from error
+        raise LoadError(
+            f"{place}: {type(given).__name__} is not an array of images ({error}); give (images, channels, *size)"
+        ) from error
 
 
 def as_images(given: Any, place: str, *, single: bool = False) -> Tensor:
@@ -182,7 +186,7 @@ def as_labels(labels: Any, place: str, *, single: bool = False) -> Tensor:
     try:
         y = torch.as_tensor(native(labels))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{place}: labels are not integers ({error})") from error
+        raise LoadError(f"{place}: labels are not integers ({error}); give one whole number an image") from error
     y = y[None] if single else y
     y = y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y
     if y.dim() != 1 or y.is_floating_point() or y.is_complex():
@@ -191,7 +195,7 @@ def as_labels(labels: Any, place: str, *, single: bool = False) -> Tensor:
         )
     y = y.long()
     if len(y) and int(y.min()) < 0:
-        raise LoadError(f"{place}: label {int(y.min())} is negative: classes count from 0, and each image has one")
+        raise LoadError(f"{place}: label {int(y.min())} is negative; classes must count from 0, and each image has one")
     return y
 
 

@@ -116,7 +116,9 @@ def _graph_of(program: ExportedProgram, call: Call, head: str | None) -> ModelGr
     flow = Dataflow(module.graph, entrances)
     sites = sites_of(flow, logits_of(module, program.call_spec.out_spec, head))
     if head and not any(site.op is Op.HEAD for site in sites):
-        raise GraphError(f"head: {head} is not computed from the images, or not one value an image")
+        raise GraphError(
+            f"head: {head} is not computed from the images, or not one value an image; name another output"
+        )
     images = next(iter(entrances))
     batch = ops.shape(images)[0]
     return ModelGraph(

@@ -54,7 +54,7 @@ class ModelGraph:
         for site in self.sites:
             if site.path == path:
                 return site
-        raise GraphError(f"the model has no site {path!r}")
+        raise GraphError(f"the model has no site {path!r}; `cnnaudit check SPEC --dry-run` must list it")
 
     def parameters(self, site: Site) -> dict[str, Tensor]:
         """The parameters of a site by their names, in the shapes that the model gave them."""

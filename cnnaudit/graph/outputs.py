@@ -64,5 +64,7 @@ def _chosen(values: dict[str, Node], head: str) -> Node:
         told = ", ".join(name for name in values if name) or "one value, which needs no head"
         raise GraphError(f"head: {head} {several}; the outputs are {told}")
     if not ops.is_float(found[0]):
-        raise GraphError(f"head: {head} holds no fractions, so it cannot be logits")
+        raise GraphError(
+            f"head: {head} holds no fractions, so it cannot be logits; name another output, or say head: false"
+        )
     return found[0]

@@ -6,17 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from cnnaudit.intervals.exact import Exact
 
 __all__ = ["Array", "Restated", "Uncertain", "effective_units", "jackknife_error"]
 
-Array: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = "NDArray[np.float64]"
 
 
 class Uncertain(ABC):
@@ -27,9 +28,11 @@ class Uncertain(ABC):
         limits: Range that the truth cannot leave.
         by_groups: True where only groups of images tell the error, so that ``regrouped`` is asked for it even where
             every image is a source of its own.
+        by_deletion: True where leaving groups of images out tells the error; not where images also teach a probe.
     """
 
     by_groups: ClassVar[bool] = False
+    by_deletion: ClassVar[bool] = True
 
     value: Array
     limits: tuple[float, float] = (-math.inf, math.inf)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
 from cnnaudit.intervals.exact import Exact
 from cnnaudit.intervals.jackknife import Jackknife
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.normal import Normal
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,8 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

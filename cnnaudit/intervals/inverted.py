@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Callable

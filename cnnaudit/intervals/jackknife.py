@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Restated, jackknife_error
 from cnnaudit.intervals.normal import Normal
 from cnnaudit.intervals.shifted import Shifted
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

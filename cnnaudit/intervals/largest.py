@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
 from cnnaudit.intervals.inverted import Inverted
 from cnnaudit.intervals.jackknife import Jackknife
 from cnnaudit.intervals.normal import Normal
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

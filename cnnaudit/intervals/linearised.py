@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cnnaudit.intervals.bounded import BoundedMean
 from cnnaudit.intervals.normal import Normal
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from cnnaudit.intervals.base import Array

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
 from cnnaudit.intervals.inverted import Inverted
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

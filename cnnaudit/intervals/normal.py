@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from scipy import special
-
 from cnnaudit.intervals.base import Uncertain, jackknife_error
+from cnnaudit.lazy import np, special
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
 from cnnaudit.intervals.normal import Normal
 from cnnaudit.intervals.transformed import Scale
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,9 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Array, Uncertain, jackknife_error
 from cnnaudit.intervals.bounded import BoundedMean
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

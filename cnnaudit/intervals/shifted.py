@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from scipy import special
-
 from cnnaudit.intervals.normal import Normal
+from cnnaudit.lazy import np, special
 
 if TYPE_CHECKING:
     from cnnaudit.intervals.base import Array

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-import numpy as np
-
 from cnnaudit.intervals.base import Uncertain
 from cnnaudit.intervals.jackknife import Debiased, Jackknife
 from cnnaudit.intervals.normal import Normal
+from cnnaudit.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ class Scale(NamedTuple):
     back: Callable[[Array], Array]
 
 
-FISHER = Scale(np.arctanh, np.tanh)
+FISHER = Scale(lambda r: np.arctanh(r), lambda z: np.tanh(z))  # noqa: PLW0108 - numpy is imported on first use
 UNEXPLAINED = Scale(lambda x: -np.log1p(-x) / 2, lambda x: -np.expm1(-2 * x))
 
 

@@ -78,9 +78,12 @@ class _Search:
         self._tensors, self._written = tensors, written
         self._wanted = {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
         if not self._wanted:
-            raise LoadError(f"weights {written}: the model has no weights to fill")
+            raise LoadError(f"weights {written}: the model has no weights to fill; leave weights: out")
         if any(value.is_meta for value in self._wanted.values()):
-            raise LoadError(f"weights {written}: the model was built on the meta device, without memory for weights")
+            raise LoadError(
+                f"weights {written}: the model was built on the meta device, without memory for weights; "
+                "build it on cpu"
+            )
         self._shared = _shared(self._wanted)
         votes: Counter[str] = Counter()
         for key in tensors:
@@ -137,7 +140,9 @@ class _Search:
         try:
             model.load_state_dict(state, strict=False)
         except Exception as error:
-            raise LoadError(f"weights {self._written}: the model does not take them: {error}") from error
+            raise LoadError(
+                f"weights {self._written}: the model does not take them ({error}); name those that were saved from it"
+            ) from error
         stored, run = (floating_types(held[name] for name in state) for held in (state, self._wanted))
         notes = [
             self._left_out(prefix, elsewhere),
@@ -177,7 +182,10 @@ class _Search:
         if told:
             where = f" under {fit.prefix}" if fit.prefix else ""
             hint = self._hint(fit, unexpected)
-            raise LoadError(f"weights {self._written}{where} do not fit the model: {', '.join(told)}{hint}")
+            raise LoadError(
+                f"weights {self._written}{where} do not fit the model; name those that were saved from it: "
+                f"{', '.join(told)}{hint}"
+            )
 
     def _hint(self, fit: _Fit, unexpected: list[str]) -> str:
         count = sum(not _counts(name) for name in self._wanted)

@@ -92,7 +92,9 @@ def _built(source: Source, weights: Source | None, trust: Trust) -> Any:
     try:
         return factory(**source.options)
     except (Exception, SystemExit) as error:
-        raise LoadError(f"{source.written}: building it raised {type(error).__name__}: {error}") from error
+        raise LoadError(
+            f"{source.written}: building it raised {type(error).__name__}: {error}; call it by itself to see where"
+        ) from error
 
 
 def _program(program: ExportedProgram, source: Source, weights: Source | None) -> Loaded:
@@ -111,7 +113,7 @@ def _part(model: nn.Module, source: Source) -> nn.Module:
     except AttributeError:
         names = [name for name, _ in model.named_modules() if name]
         near = get_close_matches(source.part, names, n=3) or [name for name, _ in model.named_children()][:6]
-        hint = f"; there are {', '.join(near)}" if near else "; it has no parts"
+        hint = f"; there are {', '.join(near)}" if near else "; leave it out, for it has no parts"
         raise LoadError(f"{source.written} has no part {source.part!r}{hint}") from None
 
 

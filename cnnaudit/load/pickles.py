@@ -129,7 +129,8 @@ def _record(path: Path, written: str) -> bytes:
             raise LoadError(f"{written}: an exported program, not weights: name it under model:, with the suffix .pt2")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise LoadError(
-                f"{written}: not a state dict: torch.save compresses nothing, and this archive is compressed"
+                f"{written}: not a state dict: this archive is compressed, and torch.save compresses nothing; "
+                "save it with that"
             )
         claimed, held = sum(member.file_size for member in members), path.stat().st_size
         if claimed > held:

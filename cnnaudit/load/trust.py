@@ -11,7 +11,6 @@ import re
 import stat
 import sys
 import sysconfig
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from cnnaudit.configuration import in_force
 from cnnaudit.errors import LoadError
 
 if TYPE_CHECKING:
@@ -65,13 +65,11 @@ class Trust:
         """Return what the caller, the environment and the working directory's pyproject.toml allow.
 
         Raises:
-            LoadError: pyproject.toml cannot be read, or an entry is no list of text.
+            LoadError: pyproject.toml cannot be read, or has a setting that is none.
         """
-        granted = _from_pyproject(Path("pyproject.toml"))
-        globs, paths = (
-            (*asked, *_from_environment(variable), *granted[entry])
-            for asked, (variable, entry) in ((allow_imports, _IMPORT), (allow_paths, _PATH))
-        )
+        settings = in_force()
+        globs = (*allow_imports, *settings.listed(_IMPORT[1]))
+        paths = (*allow_paths, *settings.listed(_PATH[1]))
         return cls(globs, Path.cwd(), paths, exported=trust_model)
 
     def opened(self, path: Path, written: str) -> Path:
@@ -96,11 +94,11 @@ class Trust:
                 )
             mode = real.stat().st_mode
         except FileNotFoundError:
-            raise LoadError(f"{written}: there is no file {path}") from None
+            raise LoadError(f"{written}: there is no file {path}; check the path") from None
         except (OSError, RuntimeError, ValueError) as error:  # no rights, a circle of links, a NUL in the name
-            raise LoadError(f"{written}: {path} cannot be opened ({_why(error)})") from error
+            raise LoadError(f"{written}: {path} cannot be opened ({_why(error)}); check its permissions") from error
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise LoadError(f"{written}: {path} is neither a file nor a folder but a device, pipe or socket")
+            raise LoadError(f"{written}: {path} is a device, pipe or socket; name a file or a folder")
         return real
 
     def _may_read(self, real: Path) -> bool:
@@ -123,7 +121,9 @@ class Trust:
             except AttributeError:
                 raise LoadError(_no_attribute(source, module)) from None
             except Exception as error:
-                raise LoadError(f"{source.written}: reading it raised {_why(error)}") from error
+                raise LoadError(
+                    f"{source.written}: reading it raised {_why(error)}; run it by itself to see where"
+                ) from error
             # A module that was imported for its own use must not be reached into, nor its lazy imports be set off.
             if isinstance(found, ModuleType):
                 self._check_home(source, module, found.__name__)
@@ -144,13 +144,13 @@ class Trust:
         # Leave to import a file is leave to read it, wherever it lies.
         path = replace(self, bundle=None).opened(Path(source.target), source.written)
         if not path.is_file():
-            raise LoadError(f"{source.written}: {source.target} is a folder")
+            raise LoadError(f"{source.written}: {source.target} is a folder; name a file of Python code in it")
         if not self._allows_file(path):
             raise LoadError(_refusal(source.written, self._relative(path)))
         name = f"cnnaudit_factory_{path.stem}_{abs(hash(str(path))):x}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
-            raise LoadError(f"{source.written}: {source.target} is not Python code")
+            raise LoadError(f"{source.written}: {source.target} is not Python code; name a .py file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         sys.path.insert(0, str(path.parent))
@@ -158,7 +158,9 @@ class Trust:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise LoadError(f"{source.written}: importing it raised {_why(error)}") from error
+            raise LoadError(
+                f"{source.written}: importing it raised {_why(error)}; import it by itself to see where"
+            ) from error
         finally:
             sys.path.remove(str(path.parent))
         return module
@@ -169,7 +171,9 @@ class Trust:
         try:
             return importlib.import_module(source.target)
         except (Exception, SystemExit) as error:
-            raise LoadError(f"{source.written}: importing it raised {_why(error)}") from error
+            raise LoadError(
+                f"{source.written}: importing it raised {_why(error)}; import it by itself to see where"
+            ) from error
 
     def _allows_module(self, name: str) -> bool:
         if any(re.fullmatch(_module_regex(g), name) for g in self.globs if not _path_glob(g)):
@@ -227,7 +231,8 @@ def _refusal(written: str, wanted: str) -> str:
 
 def _no_attribute(source: Source, module: ModuleType) -> str:
     near = sorted(n for n, it in vars(module).items() if callable(it) and not n.startswith("_"))[:6]
-    return f"{source.written}: {source.target} has no {source.attribute!r}; it has {', '.join(near) or 'no functions'}"
+    told = f"it has {', '.join(near)}" if near else "write a function of that name"
+    return f"{source.written}: {source.target} has no {source.attribute!r}; {told}"
 
 
 def _homes(found: Any) -> set[str]:
@@ -247,29 +252,6 @@ def _homes(found: Any) -> set[str]:
 
 def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _from_environment(variable: str) -> tuple[str, ...]:
-    return tuple(glob for glob in re.split(r"[,\s]+", os.environ.get(variable, "")) if glob)
-
-
-def _from_pyproject(path: Path) -> dict[str, tuple[str, ...]]:
-    """The globs under each entry."""
-    table: Any = {}
-    if path.is_file():
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise LoadError(f"{path}: {error}") from error
-    for key in ("tool", "cnnaudit"):
-        table = table.get(key, {}) if isinstance(table, dict) else {}
-    granted = {}
-    for _, entry in (_IMPORT, _PATH):
-        globs = table.get(entry, []) if isinstance(table, dict) else None
-        if not isinstance(globs, list) or not all(isinstance(g, str) for g in globs):
-            raise LoadError(f"{path}: [tool.cnnaudit] {entry} must be a list of text")
-        granted[entry] = tuple(globs)
-    return granted
 
 
 def _path_glob(glob: str) -> bool:

@@ -44,8 +44,8 @@ def make_twin(model: nn.Module, kind: str, calls: Iterable[_Arguments], seed: in
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
         raise LoadError(
-            f"a {type(model).__name__} cannot be copied for its null twin: {error}; an old-style weight_norm or "
-            "spectral_norm goes by torch.nn.utils.remove_weight_norm, anything else that cannot be copied off the model"
+            f"a {type(model).__name__} cannot be copied for its null twin: {error}; take off what cannot be: an "
+            "old-style weight_norm or spectral_norm with torch.nn.utils.remove_weight_norm or remove_spectral_norm"
         ) from error
     _refuse_fixed(twin)
     with torch.random.fork_rng(), torch.no_grad():

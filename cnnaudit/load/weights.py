@@ -51,9 +51,11 @@ def read_weights(source: Source, trust: Trust) -> dict[str, Tensor]:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise LoadError(f"{written}: {path} cannot be read ({error.strerror})") from error
+        raise LoadError(
+            f"{written}: {path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     if not start:
-        raise LoadError(f"{written}: the file is empty")
+        raise LoadError(f"{written}: the file is empty; save the weights again")
     if start.startswith(b"version https://git-lfs"):
         raise LoadError(f"{written}: only the pointer to a file in Git LFS; fetch the file itself with git lfs pull")
     if source.kind == "safetensors":
@@ -76,12 +78,12 @@ def _safetensors(path: Path, written: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise LoadError(f"{written}: not a readable safetensors file ({error}); it may be incomplete") from error
+        raise LoadError(f"{written}: not a readable safetensors file ({error}); copy or save it again") from error
 
 
 def _sharded(source: Source, trust: Trust, written: str) -> dict[str, Tensor]:
     index = trust.opened(Path(source.target), written)
-    malformed = f"{written}: not an index of safetensors files: a mapping weight_map of tensors to files is missing"
+    malformed = f"{written}: an index of safetensors files must hold weight_map, a mapping of tensors to files"
     if index.stat().st_size > _LARGEST_INDEX:
         raise LoadError(malformed)
     try:
@@ -92,11 +94,14 @@ def _sharded(source: Source, trust: Trust, written: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]*\w", shard):
-            raise LoadError(f"{written}: {shard!r} is not the name of a file in the same folder")
+            raise LoadError(f"{written}: {shard!r} is no file name; the index must name files of its own folder")
         path = trust.opened(Path(source.target).parent / shard, f"{written}: its part {shard}")
         tensors |= _safetensors(path, f"{written}: its part {shard}")
     if absent := [key for key in named if key not in tensors]:
-        raise LoadError(f"{written}: {len(absent)} of its tensors are in none of its files ({'; '.join(absent[:3])})")
+        raise LoadError(
+            f"{written}: {len(absent)} of its tensors are in none of its files ({'; '.join(absent[:3])}); "
+            "copy all of them again"
+        )
     return {key: tensors[key] for key in named}
 
 

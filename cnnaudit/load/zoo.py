@@ -91,7 +91,7 @@ def from_timm(source: Source, *, filled: bool) -> nn.Module:
 
 def _options(source: Source) -> dict[str, Any]:
     if naming := sorted(_NAMES & set(source.options)):
-        raise LoadError(f"{source.written}: {naming[0]} is no option: the network's name stands after the colon")
+        raise LoadError(f"{source.written}: {naming[0]} is no option; write the network's name after the colon")
     if opening := sorted(_OPENING & set(source.options)):
         raise LoadError(f"{source.written}: {', '.join(opening)} would open files; name the weights under `weights:`")
     return dict(source.options)
@@ -99,10 +99,11 @@ def _options(source: Source) -> dict[str, Any]:
 
 def _unknown(source: Source, package: str, names: list[str]) -> str:
     near = get_close_matches(source.target, names, n=3)
+    listing = "timm.list_models()" if package == "timm" else "torchvision.models.list_models()"
     if package == "timm" and "/" in source.target:
         near = [f"timm:hf-hub:{source.target}"]
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{source.written}: {package} has no model of this name{hint}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"list them with {listing}"
+    return f"{source.written}: {package} has no model of this name; {hint}"
 
 
 def _unfetched(source: Source, error: OSError) -> str:
@@ -122,7 +123,9 @@ def _built(factory: Any, source: Source, arguments: Mapping[str, Any]) -> nn.Mod
     except OSError:
         raise
     except Exception as error:
-        raise LoadError(f"{source.written}: building it raised {type(error).__name__}: {error}") from error
+        raise LoadError(
+            f"{source.written}: building it raised {type(error).__name__}: {error}; correct its options"
+        ) from error
     return model
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import (
@@ -19,6 +18,7 @@ from cnnaudit.intervals import (
     linearised_ratio,
     relative_variance,
 )
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ActivityTally

@@ -13,11 +13,11 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-import numpy as np
 from pydantic import ConfigDict, create_model
 
 from cnnaudit.errors import MetricError
 from cnnaudit.intervals import Debiased, Jackknife, Uncertain
+from cnnaudit.lazy import np
 from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import Statistic
 

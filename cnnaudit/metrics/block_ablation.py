@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import (
@@ -20,6 +19,7 @@ from cnnaudit.intervals import (
     linearised_ratio,
     widened,
 )
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.metrics.gates import carried_by_few
 from cnnaudit.site import Altered, Op, Site

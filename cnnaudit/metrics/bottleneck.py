@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Exact, RareEvent, Shifted, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.metrics.capacity_bound import capacity
 from cnnaudit.metrics.usable_information import enough_images, fewest_images

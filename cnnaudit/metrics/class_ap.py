@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
 from cnnaudit.detection import tables
 from cnnaudit.intervals import Array, BoundedMean, Exact, Normal, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
 from cnnaudit.metrics.class_auroc import detectable
 from cnnaudit.site import Op, Site

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
 from cnnaudit.detection import Auroc, areas, auroc, tables
 from cnnaudit.intervals import Array, Exact, Uncertain
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, Need, metric
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassResponses, halved

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
 from cnnaudit.detection import areas, auroc, tables
 from cnnaudit.intervals import Array, BoundedMean, Normal, Shifted, Uncertain
 from cnnaudit.intervals.base import jackknife_error
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassResponses, halved

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible
 from cnnaudit.detection import Auroc, areas, auroc, tables
 from cnnaudit.intervals import Array, BoundedMean, Exact, Inverted, RareEvent, Share, Uncertain, delong
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassResponses, halved
@@ -224,10 +223,10 @@ def _detect(responses: ClassResponses) -> _Detected | None:
     return _Detected(crossfit, plugin, value.reshape(-1), low, high, among, value.shape)
 
 
-_FILL = (np.nan, np.nan, 1.0, np.nan, 0.0)  # of an Auroc that is not known
+_FILL = (math.nan, math.nan, 1.0, math.nan, 0.0)  # of an Auroc that is not known
 
 
-def _placed(x: Array, among: NDArray[np.bool_], fill: float = np.nan) -> Array:
+def _placed(x: Array, among: NDArray[np.bool_], fill: float = math.nan) -> Array:
     """Values of the classes that count in their places among all classes."""
     placed = np.full((*x.shape[:-1], len(among)), fill)
     placed[..., among] = x

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field as Param
-from scipy import special
 
 from cnnaudit.information import entropy, expected_mutual_information, mutual_information
 from cnnaudit.intervals import Normal, Shifted, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import special, torch
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassHistogram

@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cnnaudit.crossfit import Selected, choose, eligible
 from cnnaudit.intervals import Normal, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ClassMoments, Moments

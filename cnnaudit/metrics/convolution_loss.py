@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Exact, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import Parameters

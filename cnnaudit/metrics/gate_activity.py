@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.information import entropy
 from cnnaudit.intervals import Array, BoundedMean, Mapped, Normal, Uncertain, linearised_ratio, relative_variance
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import GateValues

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Gate, numbers
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
 from cnnaudit.intervals import BoundedMean, Normal
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import PositionHalves, PositionResponses

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cnnaudit.intervals import Array, BoundedMean, Uncertain, relative_variance
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import ResponseMoments

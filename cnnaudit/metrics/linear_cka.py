@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Shifted, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import CrossMoments

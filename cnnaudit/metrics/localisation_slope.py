@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cnnaudit.intervals import CarriedNormal, Normal, Rescaled, Uncertain, delta_error, linearised_ratio, widened
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import CentreShifts

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.information import entropy
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import WindowHistogram, Windows

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import BoundedMean, Uncertain, linearised_ratio
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, Need, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import WindowActivity, Windows

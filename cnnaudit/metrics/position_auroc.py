@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.crossfit import Selected, choose, eligible, pick
 from cnnaudit.detection import areas
 from cnnaudit.intervals import BoundedMean
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, metric, numbers
 from cnnaudit.metrics.iou import no_positions, too_few
 from cnnaudit.site import Op, Site

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Array, Independent, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.renyi import Width, gram, information, joint
 from cnnaudit.site import Op, Site

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Crossing
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Need, metric, numbers
 from cnnaudit.metrics.spectrum import LAYERS, attainable, eigenvalues
 from cnnaudit.site import Site

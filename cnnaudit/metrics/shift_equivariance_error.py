@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cnnaudit.intervals import BoundedMean, CarriedMean, Uncertain, linearised_ratio, widened
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, metric
 from cnnaudit.site import Altered, Op, Site
 from cnnaudit.statistics import ShiftErrors, common_positions, shifts

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Array, BoundedMean, Uncertain, linearised_ratio
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import MapEntropy

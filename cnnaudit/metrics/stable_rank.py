@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from cnnaudit.intervals import Exact, Uncertain
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, metric, numbers
 from cnnaudit.site import Op, Site
 from cnnaudit.statistics import Parameters

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field as Param
 
 from cnnaudit.intervals import Exact, Uncertain
+from cnnaudit.lazy import np
 from cnnaudit.metrics.base import Field, Gate, Need, metric
 from cnnaudit.probe import FEWEST, Readers
 from cnnaudit.site import Op, Site

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cnnaudit.metrics.base import Metric, registry
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+from cnnaudit.metrics.base import registry
 from cnnaudit.spec.vocabulary import MetricEntry, Vocabulary
 
 __all__ = ["vocabulary"]
@@ -10,10 +13,25 @@ __all__ = ["vocabulary"]
 
 def vocabulary() -> Vocabulary:
     """Return every metric as rule files know it."""
-    return Vocabulary({name: _entry(metric) for name, metric in registry().items()})
+    return Vocabulary(_Entries())
 
 
-def _entry(metric: Metric) -> MetricEntry:
+class _Entries(Mapping[str, MetricEntry]):
+    """Entries that are made when a rule names them: the models of all metrics' parameters take longer than a lint."""
+
+    def __getitem__(self, name: str) -> MetricEntry:
+        return _entry(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry())
+
+    def __len__(self) -> int:
+        return len(registry())
+
+
+@cache
+def _entry(name: str) -> MetricEntry:
+    metric = registry()[name]
     return MetricEntry(
         name=metric.name,
         fields=tuple(metric.fields),
@@ -23,4 +41,5 @@ def _entry(metric: Metric) -> MetricEntry:
         dataset_fields=frozenset(name for name, field in metric.fields.items() if field.exact),
         of_pairs=metric.of_pairs,
         beside={name: field.beside for name, field in metric.fields.items() if field.beside},
+        better={name: field.better for name, field in metric.fields.items() if field.better},
     )

@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field as Param
 
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 from cnnaudit.metrics.base import Field, Gate, metric
 from cnnaudit.metrics.pool_entropy_loss import Estimator, _applies, _entropy, _regrouped, _shortage
 from cnnaudit.site import Op, Site

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnaudit.result import Report
@@ -18,7 +18,13 @@ def formats() -> tuple[str, ...]:
     return tuple(sorted(name.removeprefix("as_") for name in names if name.startswith("as_")))
 
 
-def render(report: Report, name: str) -> str:
-    """Return a report in one of the formats."""
-    text: str = importlib.import_module(f"cnnaudit.report.as_{name}").render(report)
+def render(report: Report, name: str, **options: Any) -> str:
+    """Return a report in one of the formats.
+
+    Args:
+        report: What is rendered.
+        name: One of :func:`formats`.
+        options: What the format can be told, such as ``include_suppressed`` for ``sarif``.
+    """
+    text: str = importlib.import_module(f"cnnaudit.report.as_{name}").render(report, **options)
     return text

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from cnnaudit.report.as_text import margin, number
+from cnnaudit.report.words import accepted, bound, interval, margin, number
 from cnnaudit.result import Outcome, Report, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["brief"]
 
 _WIDTH = 100
 _SHOWN = 4
+_DIFFERENCE = {"min_excess": " excess", "max_regression": " worse by"}
 _WORDS = {
     Outcome.PASS: "passes",
     Outcome.FAIL: "fails",
     Outcome.UNDECIDED: "is undecided",
+    Outcome.WAIVED: "is waived",
     Outcome.MEASURED: "was measured",
     Outcome.NOT_APPLICABLE: "does not apply",
     Outcome.ERROR: "could not be evaluated",
@@ -33,7 +35,7 @@ def brief(report: Report, rule: str) -> str:
     The first line starts with ``file:line:``; a small table shows the worst sites, the worst first.
     """
     outcome = report.outcome(rule)
-    mine = [v for v in report.verdicts if v.rule == rule]
+    mine = report.of(rule)
     concerned = sorted((v for v in mine if v.outcome is outcome), key=margin)
     worst = concerned[0]
     lines = [f"{report.where(worst)}: {rule} {_WORDS[outcome]}{_extent(concerned, mine, report)}"]
@@ -42,11 +44,14 @@ def brief(report: Report, rule: str) -> str:
     if worst.value is not None:
         lines += _table(concerned)
     lines += _wrapped("means ", worst.detail, 2)
-    lines += _wrapped("do    ", worst.advice, 3)
+    if worst.waiver:
+        lines += _wrapped("waived ", accepted(worst.waiver), 2)
+    else:
+        lines += _wrapped("do    ", worst.advice, 3)
     return "\n".join(lines)
 
 
-def _extent(concerned: list[Verdict], mine: list[Verdict], report: Report) -> str:
+def _extent(concerned: Sequence[Verdict], mine: Sequence[Verdict], report: Report) -> str:
     judged = [v for v in mine if v.site and v.outcome is not Outcome.NOT_APPLICABLE]
     if not judged:
         return ""
@@ -57,31 +62,31 @@ def _extent(concerned: list[Verdict], mine: list[Verdict], report: Report) -> st
     return told + (f" (about {needed:,} {'sources ' * bool(concerned[0].n_sources)}needed)" if needed else "")
 
 
-def _table(concerned: list[Verdict]) -> Iterator[str]:
-    first = concerned[0]
-    twin, judged = first.null is not None, bool(first.side)
-    rows = [
-        [
-            v.place,
-            number(v.value),
-            f"[{number(v.low)}, {number(v.high)}]",
-            *([number(v.null)] if twin else []),
-            *([f"{v.side} {number(v.bound)}", f"{v.units.failing} of {v.units.total}"] if judged else []),
-        ]
-        for v in concerned[:_SHOWN]
-    ]
-    measured = f"{first.metric}.{first.field}" + (" excess" if first.side == "min_excess" else "")
-    headers = [
-        "site",
-        measured,
-        "interval",
-        *(["null twin"] if twin else []),
-        *(["bound", "failing"] if judged else []),
-    ]
-    for line in tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True).splitlines():
+def _table(concerned: Sequence[Verdict]) -> Iterator[str]:
+    columns = _columns(concerned[0])
+    rows = [[tell(v) for tell in columns.values()] for v in concerned[:_SHOWN]]
+    for line in tabulate(rows, headers=list(columns), tablefmt="plain", disable_numparse=True).splitlines():
         yield f"  {line}".rstrip()
     if len(concerned) > _SHOWN:
         yield f"  ... and {len(concerned) - _SHOWN} more"
+
+
+def _columns(first: Verdict) -> dict[str, Callable[[Verdict], str]]:
+    measured = f"{first.metric}.{first.field}{_DIFFERENCE.get(first.side, '')}" if first.metric else "value"
+    columns: dict[str, Callable[[Verdict], str]] = {
+        "site": lambda v: v.place,
+        measured: lambda v: number(v.value),
+        "interval": interval,
+    }
+    if first.null is not None:
+        columns["null twin"] = lambda v: number(v.null)
+    if first.baseline is not None:
+        columns["baseline"] = lambda v: number(v.baseline)
+    if first.side:
+        columns["bound"] = bound
+    if first.side and first.units.total:
+        columns["failing"] = lambda v: f"{v.units.failing} of {v.units.total}"
+    return columns
 
 
 def _wrapped(start: str, text: str, most: int) -> list[str]:

@@ -128,11 +128,11 @@ def checked(document: yaml.Document) -> dict[str, Any]:
     """
     value = document.value
     if not isinstance(value, dict):
-        words = f"a rule file is a mapping that starts with cnnaudit: {VERSION}"
+        words = f"a rule file must be a mapping that starts with cnnaudit: {VERSION}"
         raise SpecError([*document.problems, document.problem((), words)])
     version = value.get("cnnaudit", VERSION)
     if type(version) is not int or version != VERSION:  # True == 1 == 1.0, but neither is a version
-        problem = document.problem(("cnnaudit",), f"this cnnaudit reads version {VERSION}")
+        problem = document.problem(("cnnaudit",), f"this cnnaudit reads version {VERSION}; write cnnaudit: {VERSION}")
         raise SpecError([*document.problems, problem])
     return value
 
@@ -170,7 +170,9 @@ def extend(document: yaml.Document, data: bytes, directory: Path, above: tuple[P
             rule = _Written.of(extension.document, number, pack or base.name)
             if rule.id in taken_over:
                 problems.append(
-                    extension.document.problem(("rules", number), f"{rule.id} is used twice: ids are unique")
+                    extension.document.problem(
+                        ("rules", number), f"{rule.id} is used twice; give one of both rules another id"
+                    )
                 )
             key = rule.id or f"rule {number} of {base.name}"  # which is no id
             taken_over[key] = rule.over(inherited.get(key))
@@ -206,7 +208,7 @@ def _left_out(document: yaml.Document, value: dict[str, Any], inherited: dict[st
     for path, name in _named(value, "without"):
         if inherited.pop(name, None) is None:
             hint = did_you_mean(name, known) or (
-                f"; those are {', '.join(known)}" if known else "; nothing is extended"
+                f"; those are {', '.join(known)}" if known else "; nothing is extended: leave it out"
             )
             yield document.problem(path, f"no rule that is taken over has the id {quoted(name)}{hint}")
 
@@ -243,12 +245,12 @@ def _base(name: str, directory: Path, above: tuple[Path, ...]) -> tuple[Base, Ex
     path = Path(os.path.normpath(directory / name))
     if path.resolve() in above:
         through = " -> ".join(yaml.shown(file) for file in (*above, path.resolve()))
-        raise LoadError(f"{quoted(name)} extends itself: {through}")
+        raise LoadError(f"{quoted(name)} extends itself ({through}); remove one of these")
     if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise LoadError(f"{quoted(name)} is no file")
+        raise LoadError(f"{quoted(name)} is no file; give its path from this rule file's folder")
     data = yaml.read(path)
     document = yaml.parse(data, yaml.shown(path))
     extension = extend(document, data, path.absolute().parent, (*above, path.resolve()))
     if not isinstance(extension.document.value.get("rules"), list):
-        raise LoadError(f"{quoted(name)} has no list of rules to take over")
+        raise LoadError(f"{quoted(name)} has no list of rules to take over; write one under rules:")
     return Base(document.file, 0, extension.sha256), extension

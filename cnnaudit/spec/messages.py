@@ -17,9 +17,9 @@ __all__ = ["NO_RULES", "describe", "did_you_mean", "quoted"]
 
 NO_RULES = "a file without rules audits nothing: list at least one under rules:"
 
-_MARK = "a mark is a name made of letters, digits and '_', and starts with a letter"
+_MARK = "a mark must be made of letters, digits and '_', and start with a letter"
 _BY = "by names one data column, as in by: scanner or by: {column: scanner, min_images: 200}"
-_NULL = "null is twin for newly initialised weights, or {twin: permuted} for the trained ones in another order"
+_NULL = "null must be twin for newly initialised weights, or {twin: permuted} for the trained ones in another order"
 
 # (keys of the path, pydantic's error type) -> words better than the general ones below
 _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
@@ -27,7 +27,10 @@ _OWN_WORDS: Mapping[tuple[tuple[str, ...], str], str] = {
     (("rules",), "missing"): NO_RULES,
     (("rules",), "tuple_type"): "rules is a list: start each rule with '- '",
     (("rules",), "model_type"): "a rule is a mapping such as {metric: activity.dead, max: 0}",
-    (("rules", "id"), "string_pattern_mismatch"): "an id is made of letters, digits, '.', '_' and '-'",
+    (("cnnaudit-waivers",), "missing"): "a file of waivers must say the version it is written for: cnnaudit-waivers: 1",
+    (("waivers",), "tuple_type"): "waivers is a list: start each waiver with '- '",
+    (("waivers",), "model_type"): "a waiver must be a mapping: rule, owner, reason, ... each on a line of its own",
+    (("rules", "id"), "string_pattern_mismatch"): "an id must be made of letters, digits, '.', '_' and '-'",
     (("rules", "marks"), "string_pattern_mismatch"): _MARK,
     (("marks",), "string_pattern_mismatch"): _MARK,
     (("by",), "string_type"): _BY,
@@ -77,7 +80,7 @@ def describe(error: ErrorDetails, path: Path, known: Iterable[str], noun: str = 
     elif kind == "extra_forbidden":
         message = f"unknown {noun} {quoted(keys[-1])}" + (did_you_mean(keys[-1], known) or _listed(noun, known))
     elif kind == "missing":
-        message = f"the {noun} {quoted(name)} is missing"
+        message = f"the {noun} {quoted(name)} is missing: add it"
     elif kind in ("literal_error", "enum"):
         options = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         hint = did_you_mean(value, options) if isinstance(value, str) else ""
@@ -117,7 +120,7 @@ def _name(path: Path) -> str:
 
 def _listed(noun: str, known: Iterable[str]) -> str:
     names = ", ".join(known)
-    return f"; the {noun}s are {names}" if names else f"; there are no {noun}s"
+    return f"; the {noun}s are {names}" if names else f"; leave it out, there are no {noun}s"
 
 
 def _spoken(value: Any) -> str:

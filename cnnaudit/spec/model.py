@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping  # noqa: TC003 - what reads stored rules looks at the annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -32,8 +33,6 @@ from cnnaudit.spec import glob
 from cnnaudit.spec.messages import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cnnaudit.spec.extending import Base
     from cnnaudit.spec.source import Source
 
@@ -46,9 +45,11 @@ __all__ = [
     "LoadData",
     "LoadModel",
     "LoadWeights",
+    "MaxRegression",
     "Normalise",
     "Reading",
     "Reduce",
+    "Regression",
     "Rule",
     "RuleEntry",
     "Sampling",
@@ -167,6 +168,23 @@ class Twin(_Written):
         "The statistics of batch norms are measured anew on the audit's images.",
         examples=["permuted"],
     )
+
+
+class MaxRegression(_Written):
+    """How much worse than the accepted run a site may be, on average over its units."""
+
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="At most so much worse, in the rule's unit.", examples=[0.02]
+    )
+    relative: Annotated[float, Field(ge=0, le=1), _Fraction] | None = Field(
+        default=None, description="At most so much worse, as a fraction of the accepted value.", examples=[0.1]
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> MaxRegression:
+        if self.absolute is None and self.relative is None:
+            raise ValueError("max_regression must say how much worse is allowed: absolute, relative or both")
+        return self
 
 
 _Kwargs: TypeAlias = Annotated[
@@ -419,6 +437,11 @@ class RuleEntry(_Written):
         description="The value must be above that of the null twin by at least this; needs null.",
         examples=[0.1],
     )
+    max_regression: MaxRegression | None = Field(
+        default=None,
+        description="How much worse than the accepted run (check --baseline) the mean of a site's units may be.",
+        examples=[{"absolute": 0.02}, {"relative": 0.1}],
+    )
     share: Annotated[float, Field(gt=0, le=1), _Fraction] = Field(
         default=1.0, description="Fraction of a site's units that must keep to the bounds.", examples=[0.9]
     )
@@ -548,6 +571,21 @@ class Slices:
     min_images: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """How much worse than the accepted run a site may be, on average over its units; both must hold.
+
+    Attributes:
+        absolute: At most so much, in the rule's unit, or None.
+        relative: At most so much, as a fraction of the accepted value, or None.
+        worse: Which values are worse: ``lower`` or ``higher`` ones.
+    """
+
+    absolute: float | None
+    relative: float | None
+    worse: Literal["lower", "higher"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
     """One expectation about the network, with every name resolved.
@@ -566,6 +604,7 @@ class Rule:
         max: Upper bound in the metric's unit, or None.
         null: Null twin that is measured as well: ``twin`` (newly initialised) or ``permuted``; empty for none.
         min_excess: Lower bound of what the value is above its twin's, or None.
+        max_regression: How much worse than an accepted run a site may be, or None.
         share: Fraction of a site's units that must keep to the bounds, in (0, 1].
         reduce: Whether every unit is judged or the mean of the units.
         severity: What a failure counts as.
@@ -592,6 +631,7 @@ class Rule:
     max: float | None
     null: str = ""
     min_excess: float | None = None
+    max_regression: Regression | None = None
     share: float
     reduce: Reduce
     severity: Severity

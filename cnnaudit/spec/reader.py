@@ -11,15 +11,13 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 from cnnaudit.errors import LoadError, MetricError, Problem, SpecError
 from cnnaudit.site import Op
 from cnnaudit.spec import source, yaml
 from cnnaudit.spec.extending import Extension, extend
-from cnnaudit.spec.messages import NO_RULES, describe, did_you_mean, quoted
+from cnnaudit.spec.messages import NO_RULES, did_you_mean, quoted
 from cnnaudit.spec.model import (
     Between,
     By,
@@ -27,8 +25,10 @@ from cnnaudit.spec.model import (
     LoadData,
     LoadModel,
     LoadWeights,
+    MaxRegression,
     Normalise,
     Reading,
+    Regression,
     Rule,
     RuleEntry,
     Sampling,
@@ -37,15 +37,18 @@ from cnnaudit.spec.model import (
     Step,
     Twin,
 )
+from cnnaudit.spec.shape import filled, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from pydantic import BaseModel
 
     from cnnaudit.spec.vocabulary import MetricEntry, Vocabulary
 
 __all__ = ["from_mapping", "load", "loads"]
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_BOUNDS = {"min", "max", "min_excess"}
 
 
 def load(path: str | Path, vocabulary: Vocabulary) -> Spec:
@@ -88,7 +91,7 @@ def from_mapping(mapping: Mapping[str, Any], vocabulary: Vocabulary, *, director
     try:
         canonical = json.dumps(mapping, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise SpecError([Problem(file, 0, 0, f"holds more than plain values: {error}")]) from None
+        raise SpecError([Problem(file, 0, 0, f"must hold plain values only: {error}")]) from None
     document = yaml.Document(json.loads(canonical), file)
     return _read(document, canonical, vocabulary, Path(directory).absolute(), None)
 
@@ -110,6 +113,7 @@ class _Meaning(NamedTuple):
     metric: str
     field: str
     params: Mapping[str, Any]
+    worse: Literal["lower", "higher"] | None
 
 
 class _Origin(NamedTuple):
@@ -138,7 +142,7 @@ class _Reader:
             SpecError: It has mistakes.
         """
         value = self._file()
-        file = self._shaped(File, value, ())
+        file = shaped(File, value, (), self._complain, beside=_keys_beside)
         model, weights, data_source = (self._source(role, value) for role in ("model", "weights", "data"))
         self._check_inputs(value.get("inputs"), ("inputs",))
         rules = value["rules"] if isinstance(value.get("rules"), list) else []
@@ -184,43 +188,12 @@ class _Reader:
             if not (self.problems and "extends" in value):  # then there might have been rules
                 self._complain(("rules",), NO_RULES, key=True)
             value = {**value, "rules": []}
-        filled: dict[str, Any] = self._filled(value, ())
-        if "sampling" in filled:
-            filled["sampling"] = self._filled(filled["sampling"], ("sampling",))
+        kept: dict[str, Any] = filled(value, (), self._complain)
+        if "sampling" in kept:
+            kept["sampling"] = filled(kept["sampling"], ("sampling",), self._complain)
         if isinstance(rules, list):
-            filled["rules"] = [self._filled(rule, ("rules", i)) for i, rule in enumerate(rules)]
-        return filled
-
-    def _filled(self, value: Any, path: yaml.Path) -> Any:
-        """Without the keys that have no value: ``min:`` with nothing after it is a slip."""
-        if not isinstance(value, dict):
-            return value
-        for key in value:
-            if value[key] is None:
-                self._complain((*path, key), f"{key} has no value", key=True)
-        return {key: item for key, item in value.items() if item is not None}
-
-    def _shaped(self, model: type[_Model], value: Any, path: yaml.Path, noun: str = "key") -> _Model | None:
-        """The value as a pydantic model, or None and complaints.
-
-        It goes through JSON because pydantic's strict mode then allows what JSON can hold and nothing else: a
-        list for a tuple and text for an enum, but never text or a boolean for a number.
-        """
-        try:
-            return model.model_validate_json(json.dumps(value), strict=True)
-        except ValidationError as error:
-            findings = error.errors(include_url=False)
-        told: dict[tuple[yaml.Path, yaml.Path, bool], list[str]] = defaultdict(list)
-        for finding in findings:
-            place = _within(value, finding["loc"])
-            missing = finding["type"] == "missing"
-            named = (*place, finding["loc"][-1]) if missing else place
-            known = _keys_beside(named) if model is File else model.model_fields
-            words = describe(finding, (*path, *named), known, noun)
-            told[(*path, *place), (*path, *named), finding["type"] == "extra_forbidden"].append(words)
-        for (where, _, key), messages in told.items():
-            self._complain(where, "; or ".join(messages), key=key)  # several where a union was meant
-        return None
+            kept["rules"] = [filled(rule, ("rules", i), self._complain) for i, rule in enumerate(rules)]
+        return kept
 
     def _source(self, role: source.Role, value: dict[str, Any]) -> source.Source | None:
         path: yaml.Path = (role,)
@@ -280,8 +253,13 @@ class _Reader:
         if rule.get("estimand") == "dataset" and field not in entry.dataset_fields:
             words = f"{entry.name}.{field} can be estimated for the population only, not for the dataset alone"
             self._complain((*path, "estimand"), words)
-        params = self._shaped(entry.params, _mapping(rule.get("params")), (*path, "params"), "parameter")
-        return _Meaning(entry.name, field, MappingProxyType(params.model_dump() if params else {}))
+        worse = _worse(rule, entry.better.get(field, ""))
+        if "max_regression" in rule and not worse:
+            words = f"neither higher nor lower values of {entry.name}.{field} are worse: add min or max, which tells"
+            self._complain((*path, "max_regression"), words, key=True)
+        written = _mapping(rule.get("params"))
+        params = shaped(entry.params, written, (*path, "params"), self._complain, noun="parameter")
+        return _Meaning(entry.name, field, MappingProxyType(params.model_dump() if params else {}), worse)
 
     def _check_op(self, op: Any, entry: MetricEntry, path: yaml.Path) -> None:
         if op in list(Op) and op not in entry.ops:
@@ -290,7 +268,7 @@ class _Reader:
     def _check_bounds(self, rule: dict[str, Any], path: yaml.Path) -> None:
         low, high = rule.get("min"), rule.get("max")
         if _is_number(low) and _is_number(high) and low > high:
-            self._complain((*path, "min"), f"min {low} is above max {high}: no value can keep to both")
+            self._complain((*path, "min"), f"min {low} is above max {high}, and no value can keep to both; change one")
         if "share" in rule and rule.get("reduce") == "mean":
             words = "share counts units and reduce: mean judges their mean: remove one of the two"
             self._complain((*path, "share"), words, key=True)
@@ -299,7 +277,7 @@ class _Reader:
             self._complain((*path, "min_excess"), words, key=True)
         # As it is written: an empty min: or a misspelt one has been complained of already.
         written = self.document.value["rules"][path[-1]].keys()
-        bounded = written & {"min", "max", "min_excess"} or rule.get("severity") == "note" or "metric" not in written
+        bounded = written & {*_BOUNDS, "max_regression"} or rule.get("severity") == "note" or "metric" not in written
         if not bounded and written <= RuleEntry.model_fields.keys():
             words = "a rule needs a bound: min, max or both; with severity: note it measures and judges nothing"
             self._complain(path, words)
@@ -309,15 +287,16 @@ class _Reader:
         if "metric" not in rule and isinstance(rule.get("id"), str) and self.extension.bases:
             rules = self.document.value["rules"]
             known = [str(other.get("id", other.get("metric"))) for other in rules if "metric" in _mapping(other)]
-            words = f"no rule that is taken over has the id {quoted(rule['id'])}{did_you_mean(rule['id'], known)}"
-            self._complain((*path, "id"), words)
+            words = f"no rule that is taken over has the id {quoted(rule['id'])}"
+            hint = did_you_mean(rule["id"], known) or "; give the metric of a new rule"
+            self._complain((*path, "id"), words + hint)
 
     def _check_beside(self, rules: list[Any], meanings: list[_Meaning | None]) -> None:
         """Some fields tell too little alone: the rule of another one must stand beside them."""
         judged = {
             (meaning.metric, meaning.field): i
             for i, (rule, meaning) in reversed(list(enumerate(zip(rules, meanings, strict=True))))
-            if meaning and rule.keys() & {"min", "max", "min_excess"}
+            if meaning and rule.keys() & _BOUNDS
         }
         for (metric, field), i in judged.items():
             other = self.vocabulary.metrics[metric].beside.get(field)
@@ -337,7 +316,11 @@ class _Reader:
                     uses[rule[key]].append(("rules", i, key))
         for name, paths in uses.items():
             if len(paths) > 1:
-                advice = "give each of these rules an id of its own" if paths[-1][-1] == "metric" else "ids are unique"
+                advice = (
+                    "give each of these rules an id of its own"
+                    if paths[-1][-1] == "metric"
+                    else "give all but one another id"
+                )
                 self._complain(paths[1], f"{name} is used {self._lines(paths)}: {advice}")
 
     def _lines(self, paths: Iterable[yaml.Path]) -> str:
@@ -362,6 +345,7 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, origin: _Origin) 
         max=entry.max,
         null=_null(entry.null),
         min_excess=entry.min_excess,
+        max_regression=_regression(entry.max_regression, meaning.worse),
         share=entry.share,
         reduce=entry.reduce,
         severity=entry.severity,
@@ -371,6 +355,20 @@ def _resolved(file: File, entry: RuleEntry, meaning: _Meaning, origin: _Origin) 
         marks=tuple(dict.fromkeys((*file.marks, *entry.marks))),
         **origin._asdict(),
     )
+
+
+def _worse(rule: dict[str, Any], better: str) -> Literal["lower", "higher"] | None:
+    """Which values are worse: those beyond a rule's only bound, or else what the metric says; None where neither."""
+    low, high = bool(rule.keys() & {"min", "min_excess"}), "max" in rule
+    if low != high:
+        return "lower" if low else "higher"
+    return {"higher": "lower", "lower": "higher"}.get(better)  # type: ignore[return-value]
+
+
+def _regression(written: MaxRegression | None, worse: Literal["lower", "higher"] | None) -> Regression | None:
+    if written is None or worse is None:  # it has been complained of
+        return None
+    return Regression(written.absolute, written.relative, worse)
 
 
 def _null(written: str | Twin | None) -> str:
@@ -392,20 +390,6 @@ def _slices(written: str | By) -> Slices:
     return Slices(by.column, by.min_images)
 
 
-def _within(value: Any, loc: tuple[str | int, ...]) -> yaml.Path:
-    """Pydantic's location without the steps that are its own: a union's member, a key that is not there."""
-    path: list[str | int] = []
-    for part in loc:
-        if isinstance(value, dict) and part in value:
-            value = value[str(part)]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            continue
-        path.append(part)
-    return tuple(path)
-
-
 def _keys_beside(path: yaml.Path) -> Iterable[str]:
     """The keys that a rule file knows where a path ends."""
     above = tuple(part for part in path[:-1] if isinstance(part, str))
@@ -417,6 +401,7 @@ def _keys_beside(path: yaml.Path) -> Iterable[str]:
         ("rules", "by"): By,
         ("rules", "at"): Between,
         ("rules", "null"): Twin,
+        ("rules", "max_regression"): MaxRegression,
         ("model",): LoadModel,
         ("weights",): LoadWeights,
         ("data",): LoadData,

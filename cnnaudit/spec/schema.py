@@ -18,6 +18,7 @@ from cnnaudit.spec.model import (
     LoadData,
     LoadModel,
     LoadWeights,
+    MaxRegression,
     Normalise,
     RuleEntry,
     Sampling,
@@ -32,11 +33,24 @@ if TYPE_CHECKING:
 
 __all__ = ["json_schema"]
 
-_OWN = (File, RuleEntry, Between, Twin, Sampling, By, LoadModel, LoadWeights, LoadData, Step, Normalise)
+_OWN = (
+    File,
+    RuleEntry,
+    Between,
+    Twin,
+    MaxRegression,
+    Sampling,
+    By,
+    LoadModel,
+    LoadWeights,
+    LoadData,
+    Step,
+    Normalise,
+)
 _REF = "#/definitions/"
 _BOUNDED: dict[str, Any] = {
     "anyOf": [
-        *({"required": [side]} for side in ("min", "max", "min_excess")),
+        *({"required": [side]} for side in ("min", "max", "min_excess", "max_regression")),
         {"properties": {"severity": {"const": "note"}}, "required": ["severity"]},
     ]
 }
@@ -57,6 +71,7 @@ def json_schema(vocabulary: Vocabulary) -> dict[str, Any]:
         for key, schema in properties.items():
             properties[key] = {**_without_null(schema), "title": key}
     definitions = _draft07(generated["$defs"])
+    definitions[names[MaxRegression]] |= {"minProperties": 1}
     definitions[names[Step]] |= {"minProperties": 1, "maxProperties": 1}
     rule = definitions[names[RuleEntry]]
     rule["title"] = "rule"

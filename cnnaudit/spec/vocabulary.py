@@ -29,6 +29,7 @@ class MetricEntry:
         params: A pydantic model of its keyword parameters with their defaults; unknown names refused.
         summary: One line for editors and lists.
         dataset_fields: Fields for which a rule may ask for ``estimand: dataset``.
+        better: Fields of which ``higher`` or ``lower`` values are healthier -> which.
         beside: Fields that a rule may only bound where another rule of the file bounds another field -> that field.
         of_pairs: Whether it compares two sites, so that a rule may say ``at: {from: ..., to: ...}``.
     """
@@ -41,6 +42,7 @@ class MetricEntry:
     dataset_fields: frozenset[str] = frozenset()
     of_pairs: bool = False
     beside: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    better: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def spellings(self) -> dict[str, str]:
@@ -71,7 +73,7 @@ class Vocabulary:
             # "dead" alone is a field, "activty.dead" a slip in the name: both are near to a full spelling.
             homes = [spelling for spelling in self.spellings if spelling.endswith(f".{written}")]
             hint = f"; did you mean {homes[0]!r}?" if homes else did_you_mean(written, self.spellings)
-            raise MetricError(f"no metric is called {quoted(written)}{hint or ';'} cnnaudit explain lists all")
+            raise MetricError(f"no metric is called {quoted(written)}{hint or ';'} see `cnnaudit explain` for all")
         if written not in entry.spellings:
             hint = did_you_mean(field, entry.fields) or ";"
             raise MetricError(f"{name} has no field {quoted(field)}{hint} its fields are {', '.join(entry.fields)}")

@@ -98,7 +98,9 @@ def read(path: FilePath) -> bytes:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise SpecError([Problem(shown(path), 0, 0, f"cannot be read: {error.strerror}")]) from None
+        raise SpecError(
+            [Problem(shown(path), 0, 0, f"cannot be read ({error.strerror}); check the path and its permissions")]
+        ) from None
 
 
 def shown(path: FilePath) -> str:
@@ -124,7 +126,9 @@ def parse(data: bytes, file: str) -> Document:
     except UnicodeDecodeError as error:
         before = data[: error.start]
         column = len(before) - before.rfind(b"\n")
-        raise SpecError([Problem(file, before.count(b"\n") + 1, column, "is not UTF-8 text")]) from None
+        raise SpecError(
+            [Problem(file, before.count(b"\n") + 1, column, "is not UTF-8 text; save it as UTF-8")]
+        ) from None
     try:
         composer = _Composer(text, file)
         node = composer.compose()
@@ -154,7 +158,7 @@ class _Composer(yaml.BaseLoader):
         try:
             return self.get_single_node()
         except ValueError:  # PyYAML lets "\\U00110000" and a %YAML version of 5,000 digits reach chr() and int()
-            words = "a number in an escape or a directive is out of range"
+            words = "a number in an escape or a directive is out of range; write plain text"
             raise SpecError([Problem(self.file, self.line + 1, self.column + 1, words)]) from None
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -203,7 +207,9 @@ class _Reader:
                 continue
             place = (*path, key)
             if place in self.keys:
-                self._complain(key_node, f"the key {key!r} is already given on line {self.keys[place].line}")
+                self._complain(
+                    key_node, f"the key {key!r} is already given on line {self.keys[place].line}; remove one"
+                )
                 continue
             self.keys[place] = _mark(key_node.start_mark)
             result[key] = self.read(value_node, place)
@@ -226,7 +232,7 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         text = str(node.value)
         if _SURROGATE.search(text):
-            self._complain(node, "the text holds half of a surrogate pair, which no file can hold")
+            self._complain(node, "the text holds half of a surrogate pair, which no file can hold; remove it")
             return ""
         if node.style is None:  # neither quoted nor a block of text
             if len(text) > MAX_DIGITS and (_FLOAT.fullmatch(text) or _OCTAL_OR_HEX.fullmatch(text)):
@@ -259,11 +265,11 @@ def _problem(file: str, mark: yaml.Mark, message: str) -> Problem:
 
 
 def _too_deep(file: str, mark: yaml.Mark) -> Problem:
-    return _problem(file, mark, f"values nest deeper than {MAX_DEPTH} levels")
+    return _problem(file, mark, f"values may nest at most {MAX_DEPTH} levels deep")
 
 
 def _too_many(file: str, mark: yaml.Mark) -> Problem:
-    words = f"the file holds more than {MAX_VALUES:,} values, counting every copy an alias makes"
+    words = f"the file may hold at most {MAX_VALUES:,} values, counting every copy an alias makes"
     return _problem(file, mark, words)
 
 

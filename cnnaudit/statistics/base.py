@@ -121,6 +121,7 @@ class Statistic(ABC):
     by_concept: ClassVar[bool] = False  # its classes are the concepts of masks, not the labels of images
     most_groups: ClassVar[int] = 2**31  # where what is kept for each group is large
     pooled_counts: ClassVar[frozenset[str]] = frozenset()  # kept once where every image is a source of its own
+    drawn: ClassVar[frozenset[str]] = frozenset()  # tells which images were read; parts are merged by it, no more
 
     def __init__(self, probe: Probe, groups: int) -> None:
         self.probe = probe
@@ -266,11 +267,14 @@ class Statistic(ABC):
         fields = ("statistic", "taps", "options", "network", "kernels", "clustered", "by")
         for name in fields:
             if getattr(mine, name) != getattr(theirs, name):
-                raise EvidenceError(f"cannot merge at {mine.site.path}: {name} differs")
+                raise EvidenceError(f"cannot merge at {mine.site.path}: {name} differs; merge parts of one audit only")
         if mine.site.path != theirs.site.path:
-            raise EvidenceError(f"cannot merge {mine.site.path} with {theirs.site.path}")
+            raise EvidenceError(f"cannot merge {mine.site.path} with {theirs.site.path}; merge parts of one audit only")
         if self.groups != other.groups:
-            raise EvidenceError(f"cannot merge at {mine.site.path}: {self.groups} and {other.groups} groups")
+            raise EvidenceError(
+                f"cannot merge at {mine.site.path}: {self.groups} and {other.groups} groups; "
+                "merge parts of one audit only"
+            )
         if self.tally and other.tally:
             # A part that met no image has no grid yet, and takes the other's.
             self._check_grid(other)
@@ -279,4 +283,6 @@ class Statistic(ABC):
         grids = self.calibration, other.calibration
         for name in sorted(set().union(*grids)):
             if not all(name in grid for grid in grids) or not torch.equal(grids[0][name], grids[1][name]):
-                raise EvidenceError(f"cannot merge at {self.probe.site.path}: the grids differ ({name})")
+                raise EvidenceError(
+                    f"cannot merge at {self.probe.site.path}: the grids differ ({name}); merge parts of one audit only"
+                )

@@ -34,6 +34,7 @@ class BatchSample(Statistic):
     """
 
     options: ClassVar[Mapping[str, Any]] = {"batch": 64}
+    drawn = frozenset({"keys"})
 
     most_batches: ClassVar[int] = 8
     side: ClassVar[int] = 4

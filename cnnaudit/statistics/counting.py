@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

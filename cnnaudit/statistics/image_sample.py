@@ -33,11 +33,12 @@ class ImageSample(Statistic):
     projected (:func:`project`), so that whoever reads them has the same freedom everywhere.
 
     Tally, without a group axis, a row for each image of the sample in the order of the draw: ``draw``, float64;
-    ``image`` and ``label``, int64; ``group``, int64, the group of its source, where several images come from one; and
+    ``label``, int64; ``group``, int64, the group of its source, where several images come from one; and
     for each of ``maps``, by its name, float64 of shape (n, features).
     """
 
     options: ClassVar[Mapping[str, Any]] = {"images": 1000, "readout": "mean", "features": 512}
+    drawn = frozenset({"draw"})
 
     @classmethod
     def maps(cls, probe: Probe) -> Mapping[str, Tap]:
@@ -47,13 +48,13 @@ class ImageSample(Statistic):
     @classmethod
     def size(cls, probe: Probe, groups: int, classes: int) -> int:
         widths = (_planned(probe, tap) for tap in cls.maps(probe).values())
-        return int(probe.option("images")) * 8 * (sum(widths) + 3 + probe.clustered)
+        return int(probe.option("images")) * 8 * (sum(widths) + 2 + probe.clustered)
 
     def read(self, view: View) -> Reading:
         if view.labels is None:
             raise ValueError("a sample of images needs labels; the plan checks that before a batch is read")
-        drawn = {"draw": draw_images(view.images, view.seed)[:, None], "image": view.images, "label": view.labels}
-        return drawn | {tap: self.read_out(view, tap) for tap in self.probe.taps}
+        drawn = draw_images(view.images, view.seed)[:, None]
+        return {"draw": drawn, "label": view.labels} | {tap: self.read_out(view, tap) for tap in self.probe.taps}
 
     def read_out(self, view: View, tap: str) -> Tensor:
         """Return the features of a map, shape (n, features)."""
@@ -64,7 +65,7 @@ class ImageSample(Statistic):
 
     def add(self, reading: Reading, groups: Tensor, first: Tensor) -> None:
         names = tuple(self.maps(self.probe))
-        rows = {name: reading[name] for name in ("image", "label", *names)} | {"draw": reading["draw"][:, 0]}
+        rows = {name: reading[name] for name in ("label", *names)} | {"draw": reading["draw"][:, 0]}
         if self.probe.clustered:
             rows["group"] = groups
         if "draw" in self.tally and len(self.tally["draw"]) == self.probe.option("images"):
@@ -78,13 +79,12 @@ class ImageSample(Statistic):
     def _smallest(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The rows of some parts that were drawn first, in the order of the draw."""
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        order = rows["image"].argsort(stable=True)
-        order = order[rows["draw"][order].argsort(stable=True)][: int(self.probe.option("images"))]
+        order = rows["draw"].argsort(stable=True)[: int(self.probe.option("images"))]
         return {name: x[order] for name, x in rows.items()}
 
     @property
     def ungrouped(self) -> frozenset[str]:
-        return frozenset({"draw", "image", "label", "group", *self.maps(self.probe)})
+        return frozenset({"draw", "label", "group", *self.maps(self.probe)})
 
     def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = self._smallest([{name: part[name] for name in self.ungrouped if name in part} for part in (a, b)])

@@ -51,7 +51,9 @@ class Parameters(Statistic):
 
     def combined(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not all(torch.equal(a[name], b[name]) for name in a):
-            raise EvidenceError(f"cannot merge at {self.probe.site.path}: the parameters differ")
+            raise EvidenceError(
+                f"cannot merge at {self.probe.site.path}: the parameters differ; merge parts of one audit only"
+            )
         return dict(a)
 
     def pooled(self, without: int | None = None) -> Parameters:

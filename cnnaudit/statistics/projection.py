@@ -6,9 +6,7 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cnnaudit.lazy import torch
+from cnnaudit.lazy import np, torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -56,7 +56,10 @@ def _difference(ours: Any, theirs: Any) -> float:
     worst = 0.0
     for mine, other in zip(ModelGraph.output_tensors(ours), ModelGraph.output_tensors(theirs), strict=True):
         if mine.shape != other.shape:
-            raise GraphError(f"the captured graph gives {tuple(mine.shape)}, the model {tuple(other.shape)}")
+            raise GraphError(
+                f"the captured graph gives {tuple(mine.shape)}, the model {tuple(other.shape)}; "
+                "make its forward do the same at every call"
+            )
         finite = torch.isfinite(other)
         if not torch.equal(finite, torch.isfinite(mine)):
             return math.inf

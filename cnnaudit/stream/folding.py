@@ -37,28 +37,41 @@ class Folding:
 
     A probe that tells the values of a column apart is read once and folded into one statistic for each value, all
     on the same grid.
+
+    Some blocks may be read for their grids alone: a shard of an audit fixes them by the same first images as every
+    other, and folds only those of its own blocks.
     """
 
     def __init__(self, probes: Sequence[Probe], groups: int, seed: int) -> None:
         self.groups, self.seed = groups, seed
-        self.clustered = any(probe.clustered for probe in probes)
+        # Where every image is a source of its own, only what a baseline needs is kept by groups.
+        self.clustered = all(probe.clustered for probe in probes)
         self.statistics: dict[Probe, Statistic] = {}
         self._readers = {probe: probe.statistic(probe, groups) for probe in probes}
         self._open = {probe for probe in probes if probe.statistic.calibrates}
-        self._waiting: dict[Probe, list[tuple[Reading, _Rows]]] = {probe: [] for probe in probes}
+        self._waiting: dict[Probe, list[tuple[Reading, _Rows, bool]]] = {probe: [] for probe in probes}
         self._met: dict[str, set[tuple[int, int]]] = {probe.by: set() for probe in probes}
         self._rows: dict[str, _Rows] = {}
+        self._counts = True
 
-    def start(self, block: Block) -> None:
-        """Turn to the next block of images."""
+    @property
+    def calibrating(self) -> bool:
+        """Whether some grid is not fixed yet."""
+        return bool(self._open)
+
+    def start(self, block: Block, *, counts: bool = True) -> None:
+        """Turn to the next block of images; where it does not count, it is read for open grids alone."""
         self._rows = {by: self._described(block, by) for by in self._met}
+        self._counts = counts
 
     def take(self, probe: Probe, view: View) -> None:
         """Read the block for a probe, and fold what need not wait any longer."""
+        if not self._counts and probe not in self._open:
+            return
         waiting = self._waiting[probe]
-        waiting.append((self._readers[probe].read(view), self._rows[probe.by]))
+        waiting.append((self._readers[probe].read(view), self._rows[probe.by], self._counts))
         if probe in self._open:
-            if sum(len(rows.group) for _, rows in waiting) >= probe.statistic.calibrates:
+            if sum(len(rows.group) for _, rows, _ in waiting) >= probe.statistic.calibrates:
                 self._fold(probe)
         elif len(waiting) >= probe.statistic.together:
             self._fold(probe)
@@ -83,10 +96,11 @@ class Folding:
     def _fold(self, probe: Probe) -> None:
         reader, waiting = self._readers[probe], self._waiting[probe]
         if probe in self._open:
-            reader.calibrate(_leading([reading for reading, _ in waiting], reader.calibrates))
+            reader.calibrate(_leading([reading for reading, *_ in waiting], reader.calibrates))
             self._open.remove(probe)
-        for i in range(0, len(waiting), reader.together):
-            readings, blocks = zip(*waiting[i : i + reader.together], strict=True)
+        counted = [(reading, rows) for reading, rows, counts in waiting if counts]
+        for i in range(0, len(counted), reader.together):
+            readings, blocks = zip(*counted[i : i + reader.together], strict=True)
             reading = readings[0] if len(readings) == 1 else _joined(readings)
             rows = _Rows(*map(torch.cat, zip(*blocks, strict=True)))
             if not probe.by:

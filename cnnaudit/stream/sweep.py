@@ -48,6 +48,7 @@ def sweep(
     reference: nn.Module | None = None,
     call: Call = _IMAGES,
     looks: Collection[int] = (),
+    shard: tuple[int, int] = (1, 1),
 ) -> Iterator[dict[Probe, Statistic]]:
     """Run the graph over all blocks and fold what the probes read.
 
@@ -62,6 +63,8 @@ def sweep(
         reference: The eager model; its output on the first block must equal the graph's.
         call: How the eager model is called.
         looks: Numbers of images after which the statistics are shown; whole blocks.
+        shard: Which part of how many this is, from 1: only its blocks are folded, every so many. The network also runs
+            on the first ones of others, as far as grids and means are fixed by them, so that all parts have the same.
 
     Yields:
         The statistics that have been filled so far, at each look and then at the end: the same objects, which go
@@ -78,13 +81,18 @@ def sweep(
         if probe.statistic is Parameters:
             fold.statistics[probe] = Parameters.of(probe, networks[probe.network].parameters(probe.site))
     blocks = _learned(runners, iter(blocks), size)
+    part, of = shard
     read = 0
     for block in blocks:
         if read in looks:
             fold.settle()
             yield fold.statistics
+        counts = block.number % of == part - 1
+        fold.start(block, counts=counts)
+        read += len(block.images)
+        if not (counts or fold.calibrating or block.number == 0):
+            continue
         inputs = filled(block.inputs, size)
-        fold.start(block)
         with torch.no_grad():
             # A network may write into its input, which is the caller's.
             output, *_ = [
@@ -93,7 +101,6 @@ def sweep(
             if block.number == 0 and reference is not None:
                 with evaluating(reference):
                     check_agreement(output, _calling(reference, call), inputs)
-        read += len(block.images)
     fold.settle()
     yield fold.statistics
 

@@ -236,14 +236,14 @@ def test_a_file_where_pytest_was_started_is_not_taken_for_one_beside_the_test(pr
     project.write("deep/test_deep.py", 'def test_deep(cnnaudit):\n    cnnaudit.check("net.rules.yaml")\n')
     ran = project.run("deep")
     ran.assert_outcomes(failed=1)
-    assert "deep/net.rules.yaml: cannot be read: No such file or directory" in ran.stdout.str()
+    assert "deep/net.rules.yaml: cannot be read (No such file or directory); check the path" in ran.stdout.str()
 
 
 def test_a_file_that_is_not_there_is_told(project):
     check(project, 'cnnaudit.check("lost.yaml")')
     ran = project.run()
     ran.assert_outcomes(failed=1)
-    assert "lost.yaml: cannot be read: No such file or directory" in ran.stdout.str()
+    assert "lost.yaml: cannot be read (No such file or directory); check the path" in ran.stdout.str()
 
 
 def test_check_takes_model_and_data_from_fixtures(bare):

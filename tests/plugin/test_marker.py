@@ -119,7 +119,7 @@ def test_a_parametrised_model_multiplies_the_tests(project):
         (CHECK.replace('yaml")', 'yaml", "b")'), "test_net: @pytest.mark.cnnaudit takes the path of one rule file"),
         (CHECK.replace('("net', '(path="net'), "test_net: @pytest.mark.cnnaudit takes the path of one rule file"),
         (CHECK.replace("(cnnaudit_rule)", "()"), "test_net is marked cnnaudit and must take the fixture cnnaudit_rule"),
-        (CHECK.replace("net.audit", "lost"), "lost.yaml: cannot be read: No such file or directory"),
+        (CHECK.replace("net.audit", "lost"), "lost.yaml: cannot be read (No such file or directory); check the path"),
         (CHECK.replace("net.audit.yaml", "pytest.ini"), "pytest.ini:"),
         (CHECK.replace('"net.audit.yaml"', "3"), "test_net: @pytest.mark.cnnaudit takes the path of one rule file"),
     ],

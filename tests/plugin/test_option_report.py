@@ -2,6 +2,7 @@
 
 import pytest
 
+from cnnaudit.report import formats
 from cnnaudit.result import Report
 
 OUTCOMES = {"holds": "pass", "fails": "fail", "undecided": "undecided", "absent": "not_applicable", "warns": "fail"}
@@ -118,7 +119,7 @@ def test_a_path_is_relative_to_where_pytest_was_started(project, monkeypatch):
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        ("pdf=report.pdf", "no format 'pdf'; there are json, text"),
+        ("pdf=report.pdf", f"no format 'pdf'; there are {', '.join(formats())}"),
         ("json=nowhere/report.json", "nowhere/report.json cannot be written"),
         ("json=.", ". cannot be written"),
         ("json", "'json' is not NAME=PATH, such as json=report.json"),

@@ -40,6 +40,7 @@ def vocabulary() -> Vocabulary:
             params=NoParams,
             summary="How often a kernel responds.",
             dataset_fields=frozenset({"dead", "apoz"}),
+            better={"dead": "lower"},
         ),
         MetricEntry(
             name="pool_entropy_loss",
@@ -67,6 +68,7 @@ def vocabulary() -> Vocabulary:
             fields=("value",),
             ops=frozenset({"conv"}),
             params=ProjectionParams,
+            better={"value": "higher"},
             summary="A metric with parameters of every kind.",
         ),
         MetricEntry(

@@ -149,10 +149,10 @@ def test_nothing_extends_itself(told, folder):
     (folder / "b.yaml").write_text("cnnaudit: 1\nextends: a.yaml\nrules: []\n")
     assert "a.yaml:2:10: 'b.yaml' extends itself: a.yaml -> b.yaml -> a.yaml" not in told(extends="a.yaml")
     assert told(extends="a.yaml")[0] == (
-        "b.yaml:2:10: 'a.yaml' extends itself: own.audit.yaml -> a.yaml -> b.yaml -> a.yaml"
+        "b.yaml:2:10: 'a.yaml' extends itself (own.audit.yaml -> a.yaml -> b.yaml -> a.yaml); remove one of these"
     )
     assert told(extends="own.audit.yaml")[0] == (
-        "own.audit.yaml:2:10: 'own.audit.yaml' extends itself: own.audit.yaml -> own.audit.yaml"
+        "own.audit.yaml:2:10: 'own.audit.yaml' extends itself (own.audit.yaml -> own.audit.yaml); remove one of these"
     )
 
 
@@ -165,10 +165,10 @@ def test_paths_are_relative_to_the_file_that_names_them(own, folder):
 @pytest.mark.parametrize(
     ("extends", "message"),
     [
-        ("", "2:1: extends has no value"),
+        ("", "2:1: extends has no value; give one, or leave it out"),
         ("3", "2:10: extends must be a list, not the number 3"),
         ("[base.audit.yaml, 3]", "2:28: extends[1] must be text, not the number 3"),
-        ("gone.yaml", "gone.yaml: cannot be read: No such file or directory"),
+        ("gone.yaml", "gone.yaml: cannot be read (No such file or directory); check the path and its permissions"),
         (
             "cnnaudit:recomended",
             (
@@ -193,20 +193,22 @@ def test_mistakes_are_told_where_they_are_written(told, folder):
     )
     assert told("rules:\n  - {id: b, min: y}\n  - {id: d, max: 0}\n") == [
         "base.audit.yaml:3:21: activity has no field 'ded'; did you mean 'dead'? its fields are dead, apoz, dormant",
-        "base.audit.yaml:5:5: b is used twice: ids are unique",
+        "base.audit.yaml:5:5: b is used twice; give one of both rules another id",
         "base.audit.yaml:6:5: a rule is a mapping such as {metric: activity.dead, max: 0}",
         "own.audit.yaml:4:18: min must be a number, not the text 'y'",
-        "own.audit.yaml:5:5: the key 'metric' is missing",
-        "own.audit.yaml:5:10: no rule that is taken over has the id 'd'",
+        "own.audit.yaml:5:5: the key 'metric' is missing: add it",
+        "own.audit.yaml:5:10: no rule that is taken over has the id 'd'; give the metric of a new rule",
     ]
 
 
 def test_a_file_for_another_version_is_not_taken_over(told, folder):
     (folder / "base.audit.yaml").write_text("cnnaudit: 2\nrules: []\n")
-    assert told("rules:\n  - {metric: activity, max: 0}\n") == ["base.audit.yaml:1:11: this cnnaudit reads version 1"]
+    assert told("rules:\n  - {metric: activity, max: 0}\n") == [
+        "base.audit.yaml:1:11: this cnnaudit reads version 1; write cnnaudit: 1"
+    ]
     (folder / "base.audit.yaml").write_text("cnnaudit: 1\n")
     assert told("rules:\n  - {metric: activity, max: 0}\n") == [
-        "own.audit.yaml:2:10: 'base.audit.yaml' has no list of rules to take over"
+        "own.audit.yaml:2:10: 'base.audit.yaml' has no list of rules to take over; write one under rules:"
     ]
 
 

@@ -70,11 +70,11 @@ def test_many_stars_cost_little():
         ("", "the glob '' has nothing between two dots, or is empty"),
         ("a..b", "the glob 'a..b' has nothing between two dots, or is empty"),
         ("a.b**", "the glob 'a.b**' has ** inside a component: write it between dots, as in a.**.b"),
-        ("a[1", "the glob 'a[1' has a blank or a [class] that is not closed, empty or cut by a dot"),
-        ("a[]", "the glob 'a[]' has a blank or a [class] that is not closed, empty or cut by a dot"),
-        ("a[!]", "the glob 'a[!]' has a blank or a [class] that is not closed, empty or cut by a dot"),
-        ("a[.]b", "the glob 'a[.]b' has a blank or a [class] that is not closed, empty or cut by a dot"),
-        ("a b", "the glob 'a b' has a blank or a [class] that is not closed, empty or cut by a dot"),
+        ("a[1", "the glob 'a[1' must have no blank, and no [class] that is not closed, empty or cut by a dot"),
+        ("a[]", "the glob 'a[]' must have no blank, and no [class] that is not closed, empty or cut by a dot"),
+        ("a[!]", "the glob 'a[!]' must have no blank, and no [class] that is not closed, empty or cut by a dot"),
+        ("a[.]b", "the glob 'a[.]b' must have no blank, and no [class] that is not closed, empty or cut by a dot"),
+        ("a b", "the glob 'a b' must have no blank, and no [class] that is not closed, empty or cut by a dot"),
     ],
 )
 def test_a_glob_that_means_nothing_is_refused(pattern, message):

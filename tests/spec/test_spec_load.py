@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cnnaudit.errors import SpecError
 from cnnaudit.site import Op
-from cnnaudit.spec import Sampling, Slices, from_mapping, load, loads
+from cnnaudit.spec import Regression, Sampling, Slices, from_mapping, load, loads
 from cnnaudit.spec.model import RuleEntry
 
 FULL = """\
@@ -44,7 +44,7 @@ rules:
 
 BY = "by names one data column, as in by: scanner or by: {column: scanner, min_images: 200}"
 BOUND = "a rule needs a bound: min, max or both; with severity: note it measures and judges nothing"
-NULL = "null is twin for newly initialised weights, or {twin: permuted} for the trained ones in another order"
+NULL = "null must be twin for newly initialised weights, or {twin: permuted} for the trained ones in another order"
 TWINN = "3:31: unknown key 'twinn'; did you mean 'twin'?"
 NAME = "a column's name is made of letters, digits, '_', '.' and '-', and starts with a letter or '_'"
 
@@ -173,11 +173,11 @@ rules:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "1:1: a rule file is a mapping that starts with cnnaudit: 1"),
-        ("- a\n", "1:1: a rule file is a mapping that starts with cnnaudit: 1"),
-        ("cnnaudit: 2\nmodle: x\n", "1:11: this cnnaudit reads version 1"),
-        ("cnnaudit: true\n", "1:11: this cnnaudit reads version 1"),
-        ("cnnaudit: 1.0\n", "1:11: this cnnaudit reads version 1"),
+        ("", "1:1: a rule file must be a mapping that starts with cnnaudit: 1"),
+        ("- a\n", "1:1: a rule file must be a mapping that starts with cnnaudit: 1"),
+        ("cnnaudit: 2\nmodle: x\n", "1:11: this cnnaudit reads version 1; write cnnaudit: 1"),
+        ("cnnaudit: true\n", "1:11: this cnnaudit reads version 1; write cnnaudit: 1"),
+        ("cnnaudit: 1.0\n", "1:11: this cnnaudit reads version 1; write cnnaudit: 1"),
         (
             "rules: [{metric: activity, max: 0}]\n",
             "1:1: the file must say the version it is written for, first of all: cnnaudit: 1",
@@ -203,10 +203,10 @@ def test_mistakes_at_the_top(problems, text, message):
                 "cnnaudit, model, weights, inputs, head, data, extends, without, undecided, marks, sampling, by, rules"
             ),
         ),
-        ("model:", "4:1: model has no value"),
+        ("model:", "4:1: model has no value; give one, or leave it out"),
         ("model: 5", "4:8: model must be text, not the number 5"),
         ("model: {laod: a.py:b, load: a.py:b}", "4:9: unknown key 'laod'; did you mean 'load'?"),
-        ("model: {kwargs: {a: 1}}", "4:8: the key 'load' is missing"),
+        ("model: {kwargs: {a: 1}}", "4:8: the key 'load' is missing: add it"),
         ("model: {load: a.py:b, kwargs: [1]}", "4:31: kwargs must be a mapping, not a list"),
         ("model: {load: 7}", "4:15: load must be text, not the number 7"),
         (
@@ -232,7 +232,7 @@ def test_mistakes_at_the_top(problems, text, message):
         ("model: {load: a.py:b, part: .x}", "4:29: part: string should match pattern '^\\w+(\\.\\w+)*$'"),
         ("undecided: maybe", "4:12: undecided must be one of fail, pass, not the text 'maybe'"),
         ("sampling: 3", "4:11: sampling must be a mapping, not the number 3"),
-        ("sampling: {seed: }", "4:12: seed has no value"),
+        ("sampling: {seed: }", "4:12: seed has no value; give one, or leave it out"),
         ("sampling: {max_images: 0}", "4:24: max_images must be at least 1, not 0"),
         ("sampling: {max_images: 1.5}", "4:24: max_images must be a whole number, not the number 1.5"),
         ("sampling: {confidence: 95}", "4:24: confidence is a fraction between 0 and 1; did you mean 0.95?"),
@@ -241,7 +241,7 @@ def test_mistakes_at_the_top(problems, text, message):
         ("sampling: {looks: 0}", "4:19: looks must be at least 1, not 0"),
         ("sampling: {looks: 2.5}", "4:19: looks must be a whole number, not the number 2.5"),
         ("sampling: {look: 2}", "4:12: unknown key 'look'; did you mean 'looks'?"),
-        ("by:", "4:1: by has no value"),
+        ("by:", "4:1: by has no value; give one, or leave it out"),
         ("by: 7", f"4:5: {BY}"),
         ("by: false", f"4:5: {BY}"),
         ("by: [scanner]", f"4:5: {BY}"),
@@ -249,7 +249,7 @@ def test_mistakes_at_the_top(problems, text, message):
         ("by: images", "4:5: images are what is sliced: by names another column, such as scanner or labels"),
         ("by: 2nd", f"4:5: {NAME}, not '2nd'"),
         ("by: {column: a b}", f"4:14: {NAME}, not 'a b'"),
-        ("by: {min_images: 9}", "4:5: the key 'column' is missing"),
+        ("by: {min_images: 9}", "4:5: the key 'column' is missing: add it"),
         ("by: {column: a, min_image: 9}", "4:17: unknown key 'min_image'; did you mean 'min_images'?"),
         ("sampling: {block: 1}", "4:19: block must be at least 2, not 1"),
         ("sampling: {blocks: 2}", "4:12: unknown key 'blocks'; did you mean 'block'?"),
@@ -262,7 +262,7 @@ def test_mistakes_at_the_top(problems, text, message):
             f"4:24: max_memory is a number of bytes or text such as 512MiB or 1GiB, not '{'9' * 57}...'",
         ),
         ("sampling: {max_memory: 0KB}", "4:24: max_memory must be at least 1, not 0"),
-        ("rules: []", "4:1: the key 'rules' is already given on line 2"),
+        ("rules: []", "4:1: the key 'rules' is already given on line 2; remove one"),
     ],
 )
 def test_a_mistake_outside_the_rules(problems, line, message):
@@ -274,15 +274,15 @@ def test_a_mistake_outside_the_rules(problems, line, message):
     [
         ("activity.dead", "3:5: a rule is a mapping such as {metric: activity.dead, max: 0}"),
         ("", "3:4: a rule is a mapping such as {metric: activity.dead, max: 0}"),
-        ("{max: 3}", "3:5: the key 'metric' is missing"),
+        ("{max: 3}", "3:5: the key 'metric' is missing: add it"),
         ("{metric: 3, max: 3}", "3:14: metric must be text, not the number 3"),
         ("{metric: activity}", f"3:5: {BOUND}"),
         ("{metric: activity, severity: warning}", f"3:5: {BOUND}"),
         ("{metric: activity, null: twin}", f"3:5: {BOUND}"),
-        ("{metric: activity, null: , max: 0}", "3:24: null has no value"),
+        ("{metric: activity, null: , max: 0}", "3:24: null has no value; give one, or leave it out"),
         ("{metric: activity, null: fresh, max: 0}", f"3:30: {NULL}"),
         ("{metric: activity, null: {twin: twin}, max: 0}", f"3:37: {NULL}"),
-        ("{metric: activity, null: {}, max: 0}", "3:30: the key 'twin' is missing"),
+        ("{metric: activity, null: {}, max: 0}", "3:30: the key 'twin' is missing: add it"),
         ("{metric: activity, null: {twinn: fresh, twin: fresh}, max: 0}", TWINN),
         (
             "{metric: activity, min_excess: 0}",
@@ -292,9 +292,26 @@ def test_a_mistake_outside_the_rules(problems, line, message):
             "{metric: activity, null: twin, min_excess: '1'}",
             "3:48: min_excess must be a number, not the text '1': remove the quotes",
         ),
+        (
+            "{metric: activity, max_regression: {}}",
+            "3:40: max_regression must say how much worse is allowed: absolute, relative or both",
+        ),
+        (
+            "{metric: activity, max_regression: {relative: 10}}",
+            "3:51: relative is a fraction between 0 and 1; did you mean 0.1?",
+        ),
+        (
+            "{metric: activity, max_regression: {absolute: -1}}",
+            "3:51: absolute must be at least 0, not -1",
+        ),
+        (
+            "{metric: activity, max_regression: {absolut: 1}}",
+            "3:41: unknown key 'absolut'; did you mean 'absolute'?",
+        ),
+        ("{metric: activity, max_regression: 0.1}", "3:40: max_regression must be a mapping, not the number 0.1"),
         ("{metric: activity, minimum: 0}", "3:24: unknown key 'minimum'; did you mean 'min'?"),
         ("{metric: activity, maximum: 0}", "3:24: unknown key 'maximum'; did you mean 'max'?"),
-        ("{metric: activity, min: }", "3:24: min has no value"),
+        ("{metric: activity, min: }", "3:24: min has no value; give one, or leave it out"),
         ("{metric: activity, min: '0.1'}", "3:29: min must be a number, not the text '0.1': remove the quotes"),
         ("{metric: activity, min: 1_000}", "3:29: min must be a number, not the text '1_000'"),
         ("{metric: activity, min: true}", "3:29: min must be a number, not true"),
@@ -302,7 +319,7 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ("{metric: activity, min: .inf}", "3:29: min must be a finite number, not inf"),
         ("{metric: activity, max: .nan}", "3:29: max must be a finite number, not nan"),
         ("{metric: activity, max: 1e999}", "3:29: max must be a finite number, not inf"),
-        ("{metric: activity, min: 3, max: 1}", "3:29: min 3 is above max 1: no value can keep to both"),
+        ("{metric: activity, min: 3, max: 1}", "3:29: min 3 is above max 1, and no value can keep to both; change one"),
         ("{metric: activity, max: 0, share: 90}", "3:39: share is a fraction between 0 and 1; did you mean 0.9?"),
         ("{metric: activity, max: 0, share: 0}", "3:39: share must be above 0, not 0"),
         ("{metric: activity, max: 0, share: 101}", "3:39: share must be at most 1, not 101"),
@@ -322,12 +339,12 @@ def test_a_mistake_outside_the_rules(problems, line, message):
             "{metric: activity, max: 0, if_absent: ignore}",
             "3:43: if_absent must be one of error, skip, not the text 'ignore'",
         ),
-        ("{metric: activity, max: 0, id: a b}", "3:36: an id is made of letters, digits, '.', '_' and '-'"),
+        ("{metric: activity, max: 0, id: a b}", "3:36: an id must be made of letters, digits, '.', '_' and '-'"),
         (f"{{metric: activity, max: 0, id: {'a' * 101}}}", "3:36: an id has at most 100 characters"),
         ("{metric: activity, max: 0, refs: RISK-12}", "3:38: refs must be a list, not the text 'RISK-12'"),
         ("{metric: activity, max: 0, refs: [x, 12]}", "3:42: refs[1] must be text, not the number 12"),
         ("{metric: activity, max: 0, why: {a: b}}", "3:37: why must be text, not a mapping"),
-        ("{metric: activity, max: 0, by: }", "3:32: by has no value"),
+        ("{metric: activity, max: 0, by: }", "3:32: by has no value; give one, or leave it out"),
         ("{metric: activity, max: 0, by: true}", f"3:36: {BY}; by: false leaves the rule unsliced"),
         ("{metric: activity, max: 0, by: []}", f"3:36: {BY}; by: false leaves the rule unsliced"),
         ("{metric: activity, max: 0, by: 0}", f"3:36: {BY}; by: false leaves the rule unsliced"),
@@ -361,21 +378,21 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ),
         (
             "{metric: kernel_selectivity, max: 0}",
-            "3:14: no metric is called 'kernel_selectivity'; cnnaudit explain lists all",
+            "3:14: no metric is called 'kernel_selectivity'; see `cnnaudit explain` for all",
         ),
         (
             "{metric: class_inform, max: 0}",
-            "3:14: no metric is called 'class_inform'; did you mean 'class_information'? cnnaudit explain lists all",
+            "3:14: no metric is called 'class_inform'; did you mean 'class_information'? see `cnnaudit explain` for all",
         ),
         (
             "{metric: activty.apoz, max: 0}",
-            "3:14: no metric is called 'activty.apoz'; did you mean 'activity.apoz'? cnnaudit explain lists all",
+            "3:14: no metric is called 'activty.apoz'; did you mean 'activity.apoz'? see `cnnaudit explain` for all",
         ),
         (
             "{metric: density_ratio, max: 0}",
             (
                 "3:14: no metric is called 'density_ratio'; did you mean 'pool_entropy_loss.density_ratio'? "
-                "cnnaudit explain lists all"
+                "see `cnnaudit explain` for all"
             ),
         ),
         (
@@ -391,15 +408,18 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ("{metric: class_information, max: 0, params: {bins: }}", "3:55: bins must be a whole number, not empty"),
         ("{metric: class_information, max: 0, params: [bins]}", "3:49: params must be a mapping, not a list"),
         ("{metric: class_information, max: 0, params: {q: 1}}", "3:50: unknown parameter 'q'; the parameters are bins"),
-        ("{metric: activity, max: 0, params: {q: 1}}", "3:41: unknown parameter 'q'; there are no parameters"),
-        ("{metric: projection, max: 0}", "3:5: the parameter 'rank' is missing"),
+        (
+            "{metric: activity, max: 0, params: {q: 1}}",
+            "3:41: unknown parameter 'q'; leave it out, there are no parameters",
+        ),
+        ("{metric: projection, max: 0}", "3:5: the parameter 'rank' is missing: add it"),
         (
             "{metric: projection, max: 0, params: {rank: 1, scale: [1]}}",
             "3:59: scale must be a number, not a list; or scale must be text, not a list",
         ),
         (
             "{metric: projection, max: 0, params: {rank: 1, span: [1]}}",
-            "3:58: the parameter 'span[1]' is missing",
+            "3:58: the parameter 'span[1]' is missing: add it",
         ),
     ],
 )
@@ -425,6 +445,30 @@ def test_null_twins(read, written, null):
     assert rule.bounds == {"max": 2, "min_excess": -0.001}
     (shown,) = read(rules(f"{{metric: activity, null: {written}, severity: note}}")).rules
     assert (shown.null, shown.min_excess, shown.bounds) == (null, None, {})
+
+
+@pytest.mark.parametrize(
+    ("written", "worse"),
+    [
+        ("metric: activity.dead, max: 0", "higher"),
+        ("metric: activity.dead, min: 0", "lower"),
+        ("metric: activity.dead, null: twin, min_excess: 0", "lower"),
+        ("metric: activity.dead", "higher"),  # the metric's own: fewer dead kernels are better
+        ("metric: activity.dead, min: 0, max: 1", "higher"),
+        ("metric: projection, params: {rank: 1}", "lower"),
+    ],
+)
+def test_a_regression_is_what_is_beyond_the_bound_or_worse_by_the_metric(read, written, worse):
+    (rule,) = read(rules(f"{{{written}, max_regression: {{absolute: 0.5, relative: 0.25}}}}")).rules
+    assert rule.max_regression == Regression(0.5, 0.25, worse)
+    assert "max_regression" not in rule.bounds
+
+
+def test_a_regression_of_what_is_neither_better_nor_worse_needs_a_bound(problems):
+    written = "metric: activity.apoz, max_regression: {absolute: 0.5}"
+    assert problems(rules(f"{{{written}}}")) == [
+        "3:29: neither higher nor lower values of activity.apoz are worse: add min or max, which tells"
+    ]
 
 
 def test_without_a_twin_there_is_none(read):
@@ -456,7 +500,7 @@ def test_a_metric_used_twice_needs_ids(problems, read):
         "5:14: activity is used on lines 3, 5 and 6: give each of these rules an id of its own"
     ]
     assert problems(rules("{id: a, metric: activity, max: 0}", "{id: a, metric: class_information, min: 0}")) == [
-        "4:10: a is used on lines 3 and 4: ids are unique"
+        "4:10: a is used on lines 3 and 4: give all but one another id"
     ]
     spec = read(rules("{metric: activity, max: 0}", "{id: second, metric: activity, min: 0}"))
     assert [rule.id for rule in spec.rules] == ["activity", "second"]
@@ -488,7 +532,10 @@ def test_a_file(vocabulary, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(SpecError, match=r"^x\.yaml:1:11: "):
         load("x.yaml", vocabulary)
-    with pytest.raises(SpecError, match=r"^\.\./audits/gone\.yaml: cannot be read: No such file or directory$"):
+    with pytest.raises(
+        SpecError,
+        match=r"^\.\./audits/gone\.yaml: cannot be read (No such file or directory); check the path and its permissions$",
+    ):
         load("../audits/gone.yaml", vocabulary)
     with pytest.raises(SpecError, match=r"^/dev/zero: is larger than"):
         load("/dev/zero", vocabulary)
@@ -498,7 +545,7 @@ def test_text_without_a_file(vocabulary, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = loads(FULL, vocabulary)
     assert (spec.path, spec.directory) == (None, tmp_path)
-    with pytest.raises(SpecError, match=r"^<text>:1:4: is not UTF-8 text$"):
+    with pytest.raises(SpecError, match=r"^<text>:1:4: is not UTF-8 text; save it as UTF-8$"):
         loads("a: \ud800", vocabulary)
 
 
@@ -523,9 +570,9 @@ def test_a_mapping(vocabulary, tmp_path):
             ),
         ),
         ({}, "<mapping>: the file must say the version it is written for, first of all: cnnaudit: 1\n"),
-        ({"cnnaudit": 1, "rules": object()}, "<mapping>: holds more than plain values: Object of type object is not"),
-        ({"cnnaudit": 1, "model": "\ud800"}, "<mapping>: holds more than plain values: 'utf-8' codec can't encode"),
-        ([1], "<mapping>: a rule file is a mapping that starts with cnnaudit: 1"),
+        ({"cnnaudit": 1, "rules": object()}, "<mapping>: must hold plain values only: Object of type object is not"),
+        ({"cnnaudit": 1, "model": "\ud800"}, "<mapping>: must hold plain values only: 'utf-8' codec can't encode"),
+        ([1], "<mapping>: a rule file must be a mapping that starts with cnnaudit: 1"),
     ],
 )
 def test_mistakes_in_a_mapping_say_the_path(vocabulary, mapping, message):
