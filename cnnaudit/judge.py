@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import special
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from cnnaudit.statistics import Probe, Statistic
 
 __all__ = ["Evaluations", "decide", "estimate", "family_wise_error"]
+
+_Key: TypeAlias = tuple[int, str, str]
 
 _SHOWN = 5
 _NO_EXCESS = (
@@ -69,15 +71,32 @@ class Evaluations:
     """What metrics make of statistics, each worked out once: rules for several fields of a metric share it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, str, str], tuple[Statistic, Mapping[str, Uncertain]]] = {}
+        self._known: dict[_Key, tuple[Statistic, Mapping[str, Uncertain]]] = {}
+        self._without: dict[_Key, tuple[Statistic, list[Mapping[str, Any]]]] = {}
 
     def of(self, check: Check, statistic: Statistic) -> Mapping[str, Uncertain]:
         """Return every field of a check's metric at its site, from a statistic that will not grow any more."""
-        key = id(statistic), check.metric.name, repr(sorted(check.rule.params.items()))
+        key = _key_of(check, statistic)
         if key not in self._known:
-            # The statistic is kept along, so that no other one gets its id.
-            self._known[key] = statistic, check.metric.evaluate(statistic, check.site, check.rule.params)
+            found = check.metric.evaluate(
+                statistic, check.site, check.rule.params, lambda: self.without_each_group(check, statistic)
+            )
+            self._known[key] = statistic, found  # which is kept along, so that no other one gets its id
         return self._known[key][1]
+
+    def without_each_group(self, check: Check, statistic: Statistic) -> list[Mapping[str, Any]]:
+        """Return every field without the images of each group."""
+        key = _key_of(check, statistic)
+        if key not in self._without:
+            self._without[key] = (
+                statistic,
+                check.metric.without_each_group(statistic, check.site, check.rule.params),
+            )
+        return self._without[key][1]
+
+
+def _key_of(check: Check, statistic: Statistic) -> _Key:
+    return id(statistic), check.metric.name, repr(sorted(check.rule.params.items()))
 
 
 @dataclass(frozen=True)
@@ -434,21 +453,12 @@ def _with_mean(verdict: Verdict, view: _View, classes: int, level: _Level, evalu
     missing = check.site.units - len(statistic.probe.units) if statistic.probe.kernels is not None else 0
     mean = _mean(found, missing)
     (low,), (high,) = mean.interval(level.confidence)
-    groups = _without_each_group(check, view.by_groups) if view.by_groups is not None and found.by_deletion else ()
+    groups: tuple[tuple[int, float], ...] = ()
+    if view.by_groups is not None and found.by_deletion:
+        values = (part[check.rule.field] for part in evaluations.without_each_group(check, view.by_groups))
+        means = [float(numbers(getattr(value, "value", value)).mean()) for value in values]
+        groups = tuple(zip((n for n in view.by_groups.images.tolist() if n), means, strict=True)) if means else ()
     return replace(verdict, mean=SiteMean(float(mean.value[0]), float(low), float(high), groups))
-
-
-def _without_each_group(check: Check, statistic: Statistic) -> tuple[tuple[int, float], ...]:
-    """For each group its images, and the mean over the units without them."""
-    sizes = [n for n in statistic.images.tolist() if n]
-    if len(sizes) < 2:
-        return ()
-    found = (
-        check.metric.function(part, check.site, **check.rule.params)[check.rule.field]
-        for part in statistic.leave_one_out()
-    )
-    means = (float(numbers(getattr(value, "value", value)).mean()) for value in found)
-    return tuple(zip(sizes, means, strict=True))
 
 
 def _mean(estimate: Uncertain, missing: int) -> Uncertain:

@@ -559,14 +559,14 @@ def test_a_forged_file_without_some_key_ends_in_a_message_or_a_report(small, tmp
     paths += [("report", *path) for path in dropped(report) if len(path) <= 2]
     refused = 0
     draw = random.Random(0)  # noqa: S311 - any keys will do
-    for path in [("sites",), ("probes",), ("known",), ("report",), *draw.sample(paths, 120)]:
+    for path in [("sites",), ("probes",), ("known",), ("report",), *draw.sample(paths, 70)]:
         copy = json.loads(json.dumps(body | {"report": report}))
         inside = copy
         for key in path[:-1]:
             inside = inside[key]
         del inside[path[-1]]
         refused += was_refused(forged(tmp_path / "bad.evidence", copy, tensors))
-    assert refused > 60
+    assert refused > 25
 
 
 def was_refused(path):

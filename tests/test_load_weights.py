@@ -343,7 +343,7 @@ def test_keys_that_do_not_fit_are_named(here):
     with pytest.raises(LoadError) as told:
         filled("w.safetensors")
     assert str(told.value) == (
-        "weights w.safetensors do not fit the model; name those that were saved from it: 1 missing (head.weight), 1 unexpected (old.weight), "
+        "weights w.safetensors do not fit the model; name those that were saved from it: 1 missing (head.weight), 1 unexpected (old.weight), "  # noqa: E501
         "1 of another shape (conv.bias: (3,) in the file, (4,) in the model)"
     )
 
@@ -353,7 +353,7 @@ def test_a_file_of_another_architecture_is_told_as_a_whole(here):
     with pytest.raises(LoadError) as told:
         filled("w.safetensors")
     assert str(told.value) == (
-        "weights w.safetensors do not fit the model; name those that were saved from it: 8 missing (conv.weight; conv.bias; norm.weight; ...), 5 "
+        "weights w.safetensors do not fit the model; name those that were saved from it: 8 missing (conv.weight; conv.bias; norm.weight; ...), 5 "  # noqa: E501
         "unexpected (block.0.weight; block.1.weight; block.2.weight; ...). None of the model's 8 weights are there: "
         "the file seems to be of another architecture"
     )

@@ -18,11 +18,11 @@ from cnnaudit.cli import main
 
 # What a reader is told to do: as a clause of its own.
 VERBS = (
-    "add allow ask audit bound build call change check choose close compare convert copy correct divide drop export fetch "
-    "fill freeze give import install join judge keep leave let list load lower make mark measure mend merge move name "
-    "narrow number open pad pass pip profile put quote raise read record remove rename repeat replace report reshape "
-    "resize run save say see select set show shuffle slice sort split start store take turn unpack unset update upgrade "
-    "use wrap write yield"
+    "add allow ask audit bound build call change check choose close compare convert copy correct divide drop "
+    "export fetch fill freeze give import install join judge keep leave let list load lower make mark measure "
+    "mend merge move name narrow number open pad pass pip profile put quote raise read record remove rename "
+    "repeat replace report reshape resize run save say see select set show shuffle slice sort split start "
+    "store take turn unpack unset update upgrade use wrap write yield"
 )
 REMEDY = re.compile(
     rf"""
@@ -92,12 +92,7 @@ def test_each_is_a_plain_sentence():
 
 
 def test_none_blames_the_user_or_speaks_in_riddles():
-    assert (
-        failing(
-            lambda m: not re.search(r"\b(invalid|illegal|bad|oops|sorry|please|failed to|unexpected)\b", m.text, re.IGNORECASE)
-        )
-        == []
-    )
+    assert failing(lambda m: not RIDDLES.search(m.text)) == []
 
 
 # --- what people do ----------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,13 @@ from cnnaudit.result import Outcome
 from cnnaudit.spec import from_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from cnnaudit.cli._candidates import Candidate
     from cnnaudit.pipeline import Prepared
     from cnnaudit.result import Report, Verdict
 
-__all__ = ["Calibrated", "Calibration", "applying", "calibration", "measured", "notes"]
+__all__ = ["Calibrated", "Calibration", "applying", "calibration", "measured", "notes", "places"]
 
 _MOST_LATE = 8
 _SIDES = {"min": "lower", "max": "higher"}
@@ -143,19 +142,18 @@ def calibration(
         told(checkpoint)
         reports.append(measured(base, candidates, checkpoint, null=i == 0, **options))
     _refuse_twice(checkpoints, reports)
-    places = [_places(candidate, reports, units) for candidate in candidates]
-    quantities = [Quantity(c.side, c.scale, found) for c, found in zip(candidates, places, strict=True)]
-    spec = prepared.spec
-    proposals, _ = calibrate(quantities, false_alarm=false_alarm, confidence=spec.sampling.confidence)
+    held = [places(candidate, reports, units) for candidate in candidates]
+    quantities = [Quantity(c.side, c.scale, found) for c, found in zip(candidates, held, strict=True)]
+    confidence = prepared.spec.sampling.confidence
+    proposals, _ = calibrate(quantities, false_alarm=false_alarm, confidence=confidence)
     rules = tuple(
         _calibrated(candidate, _gated(candidate, proposal, reports), found)
-        for candidate, proposal, found in zip(candidates, proposals, places, strict=True)
+        for candidate, proposal, found in zip(candidates, proposals, held, strict=True)
     )
-    held = zip(checkpoints, reports, strict=True)
     data = reports[0].data
     return Calibration(
         rules,
-        tuple((file, str(report.model["sha256"])) for file, report in held),
+        tuple((file, str(r.model["sha256"])) for file, r in zip(checkpoints, reports, strict=True)),
         str(data["source"]),
         str(data["sha256"]),
         int(data["n_images"]),
@@ -179,7 +177,8 @@ def _refuse_twice(checkpoints: Sequence[str], reports: Sequence[Report]) -> None
         raise LoadError("--data: it gave other images each time, so the checkpoints cannot be compared; make it fixed")
 
 
-def _places(candidate: Candidate, reports: Sequence[Report], units: Mapping[str, int]) -> tuple[Place, ...]:
+def places(candidate: Candidate, reports: Sequence[Report], units: Mapping[str, int]) -> tuple[Place, ...]:
+    """Return what networks have at each site of a candidate, from their reports by :func:`measured`."""
     by_site: dict[str, list[Verdict]] = {}
     for report in reports:
         for verdict in report.of(candidate.id):

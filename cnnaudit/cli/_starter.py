@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,8 @@ def calibrated(
     ]
     lines += ["", "rules:"]
     for rule in found.rules:
-        lines += [*("  " + line for line in _comment(*_told(rule, one=one), width=_WIDTH - 2)), *_rule(_judging(rule))]
+        told = _comment(_once(found), *_told(rule, one=one), width=_WIDTH - 2, indent=8)
+        lines += [*("  " + line for line in told), *_rule(_judging(rule))]
     lines += ["", *_next(name, leave, baseline=not one)]
     return "\n".join(lines) + "\n"
 
@@ -126,10 +128,18 @@ def _origin(found: Calibration) -> Iterator[str]:
         )
 
 
+def _once(found: Calibration) -> str:
+    count = _count(len(found.checkpoints), "checkpoint")
+    return (
+        f"calibrated on {found.day} from {count}, {found.images:,} images; false-alarm rate "
+        f"{100 * found.false_alarm:g} % for the whole file"
+    )
+
+
 def _told(rule: Calibrated, *, one: bool) -> Iterator[str]:
     """The comment of a rule: what the good ones have, where the bound is, and what the null twin has."""
     candidate, proposal, places = rule.candidate, rule.proposal, rule.places
-    values = [value for place in places for value in place.values if value == value]
+    values = [value for place in places for value in place.values if not math.isnan(value)]
     good = f"{_n(min(values))} to {_n(max(values))}" if values else "undefined"
     yield f"good    {good} {rule.unit} over {_count(len(places), 'site')}"
     worst = proposal.worst
@@ -199,7 +209,8 @@ def _allowing(leave: Leave) -> Iterator[str]:
         yield "#"
         yield from _comment(
             "It also names files outside of its folder, which must be allowed: by "
-            f"{Leave(paths=leave.paths).options}, or under [tool.cnnaudit] as allow-path = {json.dumps(list(leave.paths))}"
+            f"{Leave(paths=leave.paths).options}, or under [tool.cnnaudit] as allow-path = "
+            f"{json.dumps(list(leave.paths))}"
         )
 
 
@@ -276,13 +287,13 @@ def _bare(text: str) -> bool:
     )
 
 
-def _comment(*paragraphs: str, width: int = _WIDTH) -> Iterator[str]:
+def _comment(*paragraphs: str, width: int = _WIDTH, indent: int = 0) -> Iterator[str]:
     for paragraph in paragraphs:
         yield from textwrap.wrap(
             paragraph,
             width,
             initial_indent="# ",
-            subsequent_indent="# ",
+            subsequent_indent="# " + " " * indent,
             break_long_words=False,
             break_on_hyphens=False,
         )

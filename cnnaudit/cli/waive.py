@@ -118,7 +118,7 @@ def _read(path: Path) -> Report:
     try:
         return Report.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError(f"{path}: cannot be read: {error}") from None
+        raise EvidenceError(f"{path}: cannot be read ({error}); check the path and its permissions") from None
     except EvidenceError as error:
         raise EvidenceError(f"{path}: {error}; write one with `cnnaudit check --format json={path}`") from None
 
@@ -136,7 +136,9 @@ def _failing(waiver: Waiver, report: Report, path: Path) -> list[Verdict]:
     waivable = (Outcome.FAIL, Outcome.UNDECIDED, Outcome.WAIVED)
     found = [v for v in report.verdicts if v.outcome in waivable and is_for(waiver, v, report.model)]
     if not found:
-        raise EvidenceError(f"{path}: nothing to waive: {why_nothing(waiver, report)}")
+        raise EvidenceError(
+            f"{path}: nothing to waive: {why_nothing(waiver, report)}; narrow or widen --rule and --site"
+        )
     return found
 
 

@@ -134,7 +134,7 @@ def _checked(path: Path, name: str) -> str:
 def _refuse_strange(name: str, text: bytes, tensors: int) -> None:
     if not text.startswith(_START):
         raise EvidenceError(
-            f"{name}: this is a safetensors file, but no evidence: `cnnaudit check --evidence` writes it"
+            f"{name}: this is a safetensors file, but no evidence; name one that `cnnaudit check --evidence` wrote"
         )
     if _values(text) > _MOST_VALUES or tensors > _MOST_TENSORS:
         raise EvidenceError(f"{name}: the evidence says more than any audit does: audit again")

@@ -82,7 +82,9 @@ def writable(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
-        raise EvidenceError(f"{path}: the evidence cannot be written: there is no such folder, or it is one itself")
+        raise EvidenceError(
+            f"{path}: the evidence cannot be written: there is no such folder, or it is one itself; name a file"
+        )
     return path
 
 

@@ -55,7 +55,9 @@ def read(path: str | Path) -> Baseline:
     try:
         report = Report.from_json(data.decode())
     except UnicodeDecodeError:
-        raise EvidenceError(f"{path}: this is not a cnnaudit report: it is not UTF-8 text") from None
+        raise EvidenceError(
+            f"{path}: this is not a cnnaudit report: it is not UTF-8 text; name one that --format json wrote"
+        ) from None
     except EvidenceError as error:
         raise EvidenceError(f"{path}: {error}") from error
     return Baseline(report, str(path), hashlib.sha256(data).hexdigest())

@@ -322,7 +322,7 @@ def _told(
     told = tuple(p.site for p in known if sign * float(p.null or 0.0) < sign * bound)
     end = low if quantity.side == "min" else high
     reason = ""
-    if math.isfinite(end) and abs(bound - end) < _LEAST * abs(limit - end):
+    if math.isfinite(end) and abs(bound - end) <= _LEAST * abs(limit - end):
         reason = f"{quantity.side} {bound:g} is at the end of the range"
     elif len(worse) > len(known) / 2 and not told:
         reason = f"{quantity.side} {bound:g} would not even tell a network that learned nothing"

@@ -217,4 +217,6 @@ def _write(path: Path, data: bytes, vocabulary: Vocabulary) -> None:
     try:
         write_whole(path, data)
     except OSError as error:
-        raise EvidenceError(f"{path}: the rule file cannot be written: {error.strerror}") from None
+        raise EvidenceError(
+            f"{path}: the rule file cannot be written ({error.strerror}); check its permissions"
+        ) from None

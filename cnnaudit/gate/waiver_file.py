@@ -50,12 +50,12 @@ def _day(value: Any, info: ValidationInfo) -> Any:
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise ValueError(f"{info.field_name}: there is no day {value}") from None
+        raise ValueError(f"{info.field_name}: there is no day {value}; write one that there is") from None
 
 
 def _said(value: str, info: ValidationInfo) -> str:
     if not value.strip():
-        raise ValueError(f"{info.field_name} is blank")
+        raise ValueError(f"{info.field_name} is blank; fill it in")
     return value
 
 
@@ -187,7 +187,7 @@ def check(entry: Mapping[str, Any], complain: Complain) -> Waiver | None:
     """Return plain values as a waiver, or None after complaints; paths begin at the entry's keys."""
     halves = [key for key, value in entry.items() if isinstance(value, str) and _SURROGATE.search(value)]
     for key in halves:
-        complain((key,), f"{key} is not Unicode text")
+        complain((key,), f"{key} is not Unicode text; write plain text")
     return None if halves else _entry(entry, (), complain)
 
 
@@ -330,4 +330,4 @@ def _replace(path: Path, data: bytes, file: str) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise SpecError([Problem(file, 0, 0, f"cannot be written: {error.strerror}")]) from None
+        raise SpecError([Problem(file, 0, 0, f"cannot be written ({error.strerror}); give another path")]) from None

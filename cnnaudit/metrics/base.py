@@ -6,7 +6,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -205,14 +205,34 @@ class Metric:
         known = self.reads.options
         return tuple(sorted({name: params.get(name, known[name]) for name in known}.items()))
 
-    def evaluate(self, statistic: Statistic, site: Site, params: Mapping[str, Any]) -> dict[str, Uncertain]:
-        """Return every field with its uncertainty, one entry for each unit."""
+    def without_each_group(self, statistic: Statistic, site: Site, params: Mapping[str, Any]) -> list[Values]:
+        """Return every field without the images of each group; nothing where fewer than two groups hold images."""
+        if (statistic.images > 0).sum() < 2:
+            return []
+        return [self.function(part, site, **params) for part in statistic.leave_one_out()]
+
+    def evaluate(
+        self,
+        statistic: Statistic,
+        site: Site,
+        params: Mapping[str, Any],
+        without_each_group: Callable[[], Sequence[Values]] | None = None,
+    ) -> dict[str, Uncertain]:
+        """Return every field with its uncertainty, one entry for each unit.
+
+        Args:
+            statistic: What was read.
+            site: Where.
+            params: The metric's parameters.
+            without_each_group: What :meth:`without_each_group` gives, where that may be known already.
+        """
         whole = self.function(statistic.pooled(), site, **params)
         done = all(isinstance(value, Uncertain) and not value.by_groups for value in whole.values())
         if done and not statistic.probe.clustered:
             return dict(whole)
         sizes = np.array([n for n in statistic.images.tolist() if n], dtype=np.float64)
-        rest = [self.function(part, site, **params) for part in statistic.leave_one_out()] if len(sizes) > 1 else []
+        known = without_each_group or (lambda: self.without_each_group(statistic, site, params))
+        rest = known()
         return {
             name: value.regrouped([part[name] for part in rest], sizes, statistic.n_sources)
             if isinstance(value, Uncertain)

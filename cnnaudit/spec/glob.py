@@ -39,7 +39,9 @@ def check(pattern: str) -> str:
         if "**" in component and component != "**":
             raise ValueError(f"the glob {pattern!r} has ** inside a component: write it between dots, as in a.**.b")
         if not _COMPONENT.fullmatch(component):
-            raise ValueError(f"the glob {pattern!r} must have no blank, and no [class] that is not closed, empty or cut by a dot")
+            raise ValueError(
+                f"the glob {pattern!r} must have no blank, and no [class] that is not closed, empty or cut by a dot"
+            )
     return pattern
 
 

@@ -8,6 +8,7 @@ from builders import make_site
 import cnnaudit
 from cnnaudit.metrics import Need, registry
 from cnnaudit.statistics import Probe, View
+from cnnaudit.statistics.sampling import draw_images
 
 METRIC = registry()["usable_information"]
 
@@ -164,8 +165,8 @@ def test_a_sample_is_the_same_images_at_every_site():
     one, _ = folded(x, labels, images=40)
     other, _ = folded(torch.cat([x, x], 1), labels, images=40)
     assert len(one.labels) == 40
-    assert torch.equal(one.tally["image"], other.tally["image"])
-    assert torch.equal(one.features[0], x[one.tally["image"]].double())
+    assert torch.equal(one.tally["draw"], other.tally["draw"])
+    assert torch.equal(one.features[0], x[draw_images(torch.arange(300), 0).argsort()[:40]].double())
 
 
 # --- images of one source, and too few of anything ---------------------------------------------------------------

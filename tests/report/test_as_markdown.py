@@ -98,7 +98,7 @@ def test_what_was_measured_only():
     assert rows(found[found.index("### Measured only") + 1]) == [
         ["rule", "sites", "measured", "value", "interval", "null twin"],
         ["`one`", "`layer1.conv1`", "activity.apoz (fraction)", "0.5", "[0.4, 0.6]", ""],
-        ["`two`", "`x` and 1 more site", "activity.apoz (fraction)", "0.5 to 0.75", "", "0.1"],
+        ["`two`", "`x`, `y`", "activity.apoz (fraction)", "0.5 to 0.75", "", "0.1"],
     ]
 
 

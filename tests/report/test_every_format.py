@@ -13,7 +13,6 @@ import pytest
 from junitparser import JUnitXml
 from made import MADE
 
-import cnnaudit
 from cnnaudit.report import formats, render
 from cnnaudit.report.words import OUTCOMES
 from cnnaudit.result import Outcome, Report
@@ -26,10 +25,7 @@ COUNT_WAIVED = ("github", "gitlab", "sarif")
 
 
 @pytest.fixture(scope="module")
-def reports():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        audited = cnnaudit.audit("examples/digits/broken.audit.yaml", allow_imports=["examples/**.py"])
+def reports(audited):
     return MADE | {"audited": audited}
 
 

@@ -159,7 +159,11 @@ def test_a_name_is_one_line_of_letters():
 
 
 @pytest.mark.parametrize(
-    ("undecided", "more"), [("pass", ""), ("fail", "; a network that violates some rule passes all with at most 5 %")]
+    ("undecided", "more"),
+    [
+        ("pass", ""),
+        ("fail", "; a network that violates some rule passes all with at most 5 %"),
+    ],
 )
 def test_error_rates(undecided, more):
     rates = {"false_pass": 0.05, "false_fail": 0.4512}

@@ -382,7 +382,7 @@ def test_a_mistake_outside_the_rules(problems, line, message):
         ),
         (
             "{metric: class_inform, max: 0}",
-            "3:14: no metric is called 'class_inform'; did you mean 'class_information'? see `cnnaudit explain` for all",
+            "3:14: no metric is called 'class_inform'; did you mean 'class_information'? see `cnnaudit explain` for all",  # noqa: E501
         ),
         (
             "{metric: activty.apoz, max: 0}",
@@ -527,14 +527,14 @@ def test_a_file(vocabulary, tmp_path, monkeypatch):
 
     file.write_text("cnnaudit: 2\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SpecError, match=r"^audits/x\.yaml:1:11: this cnnaudit reads version 1$"):
+    with pytest.raises(SpecError, match=r"^audits/x\.yaml:1:11: this cnnaudit reads version 1; write cnnaudit: 1$"):
         load(file, vocabulary)
     monkeypatch.chdir(folder)
     with pytest.raises(SpecError, match=r"^x\.yaml:1:11: "):
         load("x.yaml", vocabulary)
     with pytest.raises(
         SpecError,
-        match=r"^\.\./audits/gone\.yaml: cannot be read (No such file or directory); check the path and its permissions$",
+        match=r"^\.\./audits/gone\.yaml: cannot be read \(No such file or directory\); check the path and its permissions$",  # noqa: E501
     ):
         load("../audits/gone.yaml", vocabulary)
     with pytest.raises(SpecError, match=r"^/dev/zero: is larger than"):
