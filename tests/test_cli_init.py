@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from cnnaudit.cli import main
+from cnnaudit.cli.init import command
 
 NET = """
 import torch
@@ -215,21 +216,18 @@ def test_one_checkpoint_speaks_of_other_images(project, capsys):
     assert run(capsys, "check", "one.audit.yaml")[0] == 0
 
 
-def test_good_may_be_repeated_or_take_several(project, capsys):
-    several = run(
-        capsys, "init", "net.py:build", "--data=images.npz", "--good", "good0.safetensors", "good1.safetensors", "-o-"
-    )
-    repeated = run(
-        capsys,
-        "init",
-        "--good=good0.safetensors",
-        "net.py:build",
-        "--data=images.npz",
-        "--good=good1.safetensors",
-        "-o-",
-    )
-    assert several[0] == repeated[0] == 0
-    assert several[1] == repeated[1]
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["net.py:build", "--data=images.npz", "--good", "a.pt", "b.pt", "c.pt", "-o-"],
+        ["net.py:build", "--good", "a.pt", "b.pt", "--data", "images.npz", "--good=c.pt", "-o-"],
+        ["--good=a.pt", "net.py:build", "--data=images.npz", "--good=b.pt", "--good", "c.pt", "-o-"],
+    ],
+)
+def test_good_may_be_repeated_or_take_several(args):
+    found = command.make_context("init", args).params
+    assert found["good"] == ("a.pt", "b.pt", "c.pt")
+    assert (found["model"], found["data"]) == ("net.py:build", "images.npz")
 
 
 @pytest.mark.parametrize(
