@@ -381,9 +381,9 @@ def audit(
         show_images: Whether what the report tells of single images names them; else they have salted hashes for names.
         device: Where to run a model that the spec names; a live model runs where it is.
         progress: Show a progress bar on stderr where that is a terminal.
-        evidence: Where to store all that was measured, for :func:`cnnaudit.judge`.
+        evidence: Where to store all that was measured, for :func:`cnnaudit.evidence.judge`.
         shard: Which part of how many, from 1: (2, 3) measures every third block of images and judges nothing, and
-            :func:`cnnaudit.judge` joins the evidence of all parts. Every part reads all images, so that digests,
+            :func:`cnnaudit.evidence.judge` joins the evidence of all parts. Every part reads all images, so that digests,
             columns and sources are those of the whole.
 
     Returns:

@@ -76,8 +76,8 @@ class Check:
         return self.rule.estimand == "dataset"
 
     def images(self, classes: int, alpha: float) -> int:
-        """Return the fewest images with which a verdict is possible."""
-        if self.on_dataset:
+        """Return the fewest images with which a verdict is possible, 1 where the metric does not apply."""
+        if self.on_dataset or self.probe is None:
             return 1
         return self.metric.images(Need(self.site, self.rule.field, classes, alpha, self.rule.params))
 

@@ -549,3 +549,11 @@ def test_a_value_of_the_whole_layer_is_not_judged_on_some_of_its_kernels(bound, 
     assert verdict.advice == "Raise sampling.max_memory or narrow `at:`."
     whole = judge_one(rule, Exact(np.array([5.0])), site_units=4, together=True)
     assert whole.outcome is (Outcome.PASS if bound == {"min": 1.0} else Outcome.FAIL)
+
+
+def test_where_a_metric_does_not_apply_nobody_asks_how_many_images_it_takes():
+    def need(need):
+        raise ZeroDivisionError
+
+    (verdict,) = judged(make_rule(min=0, if_absent="skip"), {"layer": "it has no patches"}, need=need)
+    assert verdict.outcome is Outcome.NOT_APPLICABLE

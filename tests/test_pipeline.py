@@ -231,10 +231,10 @@ def test_buffers_that_a_forward_writes_are_as_before():
 
 
 def test_a_metric_that_crashes_is_a_verdict_and_the_model_is_as_before(monkeypatch):
-    def crash(self, statistic, site, params):
+    def crash(self, statistic, site, params, *more):
         if self.name == "activity":
             raise ZeroDivisionError("a slip")
-        return evaluate(self, statistic, site, params)
+        return evaluate(self, statistic, site, params, *more)
 
     evaluate = Metric.evaluate
     monkeypatch.setattr(Metric, "evaluate", crash)

@@ -31,7 +31,7 @@ def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     found = re.fullmatch(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text)
     if found is None or int(found[1]) > int(found[2]):
         raise click.BadParameter(f"{text} is not I/N, such as 2/8 for the second of eight")
-    return int(found[1]), int(found[2])
+    return (int(found[1]), int(found[2])) if int(found[2]) > 1 else None
 
 
 def _target(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:  # noqa: ARG001

@@ -114,7 +114,11 @@ def _from_nothing(base: dict[str, Any], target: Path | None, asked: Mapping[str,
     offered = [found.get(c.id, c) for c in CANDIDATES if c.id in found or (not _has_data(base) and c.op in sites)]
     folder = _folder(target)
     text = starter(_moved(base, folder), sites, offered, _leave(spec, folder), _name(target))
-    return text, f"{sum(map(len, sites.values()))} sites, {len(offered)} rules to begin with, of which 1 is switched on"
+    active = len(re.findall(r"^  - id:", text, flags=re.MULTILINE))
+    return (
+        text,
+        f"{sum(map(len, sites.values()))} sites, {len(offered)} rules to begin with, {active} of them switched on",
+    )
 
 
 def _has_data(base: Mapping[str, Any]) -> bool:

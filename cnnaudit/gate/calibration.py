@@ -19,8 +19,9 @@ kernels of the rule, at the upper end (Clopper-Pearson) of what the known ones s
 The rate is split by Bonferroni over every rule and site, half of it for the bounds and half for ``max_regression``:
 how networks depend on each other's sites does not matter. One rule has one bound, that of its worst site.
 
-With a single network only its images can tell anything, by the groups that they are dealt to: how the limit would move
-with other images of the same network. Other trainings are outside of that.
+With a single network only its images can tell anything, by the error of the interval, as of leaving out each of the
+groups that images are dealt to: how the limit would move with as many other images. Other trainings are outside of
+that.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = ["BORROWED", "Place", "Proposal", "Quantity", "calibrate"]
 Scale: TypeAlias = Literal["fraction", "positive", "count", "real"]
 
 BORROWED = 4.0  # degrees of freedom that the other sites of a rule lend at most
-GROUPS = 16  # that a single network's images are dealt to
+GROUPS = 16  # that images are dealt to: one fewer are the degrees of freedom of their error
 _LEAST = 0.1  # of the way from the range's end to the good networks that a bound must rule out
 _DIGITS = 3
 
