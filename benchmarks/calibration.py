@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 from tabulate import tabulate
 
 from cnnaudit import pipeline
-from cnnaudit.cli._calibrated import applying, measured, notes, places
-from cnnaudit.cli._candidates import CANDIDATES
+from cnnaudit.starting.calibrating import applying, measured, notes, places
+from cnnaudit.starting.candidates import CANDIDATES
 from cnnaudit.gate.calibration import Quantity, calibrate
 from cnnaudit.gate.regression import Levels, regression
 from cnnaudit.result import Outcome, Report
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from cnnaudit.cli._candidates import Candidate
+    from cnnaudit.starting.candidates import Candidate
     from cnnaudit.gate.calibration import Proposal
     from cnnaudit.result import Verdict
 

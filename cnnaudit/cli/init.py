@@ -18,9 +18,9 @@ from cnnaudit.errors import LoadError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cnnaudit.cli._starter import Leave
     from cnnaudit.pipeline import Prepared
     from cnnaudit.spec import Source, Spec
+    from cnnaudit.starting.writing import Leave
 
 __all__ = ["command"]
 
@@ -99,11 +99,11 @@ def command(
 
 def _from_nothing(base: dict[str, Any], target: Path | None, asked: Mapping[str, Any]) -> tuple[str, str]:
     from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when it is needed, not for --help
-    from cnnaudit.cli._calibrated import applying, notes  # noqa: PLC0415
-    from cnnaudit.cli._candidates import CANDIDATES  # noqa: PLC0415
-    from cnnaudit.cli._starter import starter  # noqa: PLC0415
     from cnnaudit.metrics import vocabulary  # noqa: PLC0415
     from cnnaudit.spec import from_mapping  # noqa: PLC0415
+    from cnnaudit.starting.calibrating import applying, notes  # noqa: PLC0415
+    from cnnaudit.starting.candidates import CANDIDATES  # noqa: PLC0415
+    from cnnaudit.starting.writing import starter  # noqa: PLC0415
 
     with in_words_of_options():
         spec = from_mapping(notes(base, CANDIDATES), vocabulary())
@@ -130,11 +130,11 @@ def _from_good(
     base: dict[str, Any], good: tuple[str, ...], false_alarm: float, target: Path | None, asked: Mapping[str, Any]
 ) -> tuple[str, str]:
     from cnnaudit import pipeline  # noqa: PLC0415 - torch is imported when it is needed, not for --help
-    from cnnaudit.cli._calibrated import calibration, notes  # noqa: PLC0415
-    from cnnaudit.cli._candidates import CANDIDATES  # noqa: PLC0415
-    from cnnaudit.cli._starter import calibrated  # noqa: PLC0415
     from cnnaudit.metrics import vocabulary  # noqa: PLC0415
     from cnnaudit.spec import from_mapping  # noqa: PLC0415
+    from cnnaudit.starting.calibrating import calibration, notes  # noqa: PLC0415
+    from cnnaudit.starting.candidates import CANDIDATES  # noqa: PLC0415
+    from cnnaudit.starting.writing import calibrated  # noqa: PLC0415
 
     base = base | {"weights": good[0]}
     with in_words_of_options():
@@ -237,7 +237,7 @@ def _relative(written: Any, role: Any, folder: Path) -> Any:
 
 
 def _leave(spec: Spec, folder: Path) -> Leave:
-    from cnnaudit.cli._starter import Leave  # noqa: PLC0415 - not for --help
+    from cnnaudit.starting.writing import Leave  # noqa: PLC0415 - not for --help
 
     sources = [source for source in (spec.model, spec.weights, spec.data) if source is not None]
     code = [s for s in sources if s.kind in ("file_factory", "module_factory")]

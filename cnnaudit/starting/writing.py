@@ -13,9 +13,9 @@ from cnnaudit.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from cnnaudit.cli._calibrated import Calibrated, Calibration
-    from cnnaudit.cli._candidates import Candidate
     from cnnaudit.gate.calibration import Place, Proposal
+    from cnnaudit.starting.calibrating import Calibrated, Calibration
+    from cnnaudit.starting.candidates import Candidate
 
 __all__ = ["Leave", "calibrated", "starter"]
 

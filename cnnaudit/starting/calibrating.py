@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cnnaudit import pipeline
-from cnnaudit.cli._candidates import CANDIDATES
 from cnnaudit.clock import today
 from cnnaudit.errors import LoadError
 from cnnaudit.gate.calibration import Place, Proposal, Quantity, calibrate
 from cnnaudit.metrics import registry, vocabulary
 from cnnaudit.result import Outcome
 from cnnaudit.spec import from_mapping
+from cnnaudit.starting.candidates import CANDIDATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from cnnaudit.cli._candidates import Candidate
     from cnnaudit.pipeline import Prepared
     from cnnaudit.result import Report, Verdict
+    from cnnaudit.starting.candidates import Candidate
 
 __all__ = ["Calibrated", "Calibration", "applying", "calibration", "measured", "notes", "places"]
 
