@@ -141,7 +141,7 @@ def _from_good(
         spec = from_mapping(notes(base, CANDIDATES), vocabulary())
     for checkpoint in good:
         if not Path(checkpoint).is_file():
-            raise LoadError(f"--good: there is no file {checkpoint}")
+            raise LoadError(f"--good: there is no file {checkpoint}; check the path")
     found = calibration(
         base,
         good,
@@ -165,7 +165,9 @@ def _target(output: str | None, model: Any, *, force: bool) -> Path | None:
         return None
     path = Path(output) if output else Path(f"{_stem(model)}.audit.yaml")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise LoadError(f"-o: {path} cannot be written: there is no such folder, or it is one itself")
+        raise LoadError(
+            f"-o: {path} cannot be written: no such folder, or one itself; name a file in a folder that exists"
+        )
     if path.exists() and not force:
         raise LoadError(f"{path} exists: give another name with -o FILE, or overwrite it with --force")
     return path
@@ -184,7 +186,7 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise LoadError(f"-o: {path} cannot be written: {error.strerror}") from error
+        raise LoadError(f"-o: {path} cannot be written: {error.strerror}; give another path") from error
 
 
 def _sites(prepared: Prepared) -> dict[str, list[str]]:

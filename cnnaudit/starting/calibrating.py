@@ -136,7 +136,10 @@ def calibration(
     prepared = pipeline.prepare(from_mapping(notes(first, CANDIDATES), vocabulary()), **preparing)
     candidates, units = applying(prepared), {site.path: site.units for site in prepared.graph.sites}
     if not candidates:
-        raise LoadError("there is nothing to calibrate: none of the rules has a site in this network")
+        raise LoadError(
+            "there is nothing to calibrate: none of the rules has a site in this network; start without --good and "
+            "write rules of your own"
+        )
     reports = []
     for i, checkpoint in enumerate(checkpoints):
         told(checkpoint)
@@ -170,7 +173,7 @@ def _refuse_twice(checkpoints: Sequence[str], reports: Sequence[Report]) -> None
         if digest in met:
             raise LoadError(
                 f"--good: {checkpoint} holds the same weights as {met[digest]}: the same network twice tells nothing "
-                "of how good networks differ"
+                "of how good networks differ; leave one of them out"
             )
         met[digest] = checkpoint
     if len({report.data["sha256"] for report in reports}) > 1:
