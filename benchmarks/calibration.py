@@ -26,20 +26,20 @@ from safetensors.torch import load_file
 from tabulate import tabulate
 
 from cnnaudit import pipeline
-from cnnaudit.starting.calibrating import applying, measured, notes, places
-from cnnaudit.starting.candidates import CANDIDATES
 from cnnaudit.gate.calibration import Quantity, calibrate
 from cnnaudit.gate.regression import Levels, regression
 from cnnaudit.result import Outcome, Report
+from cnnaudit.starting.calibrating import applying, measured, notes, places
+from cnnaudit.starting.candidates import CANDIDATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
 
-    from cnnaudit.starting.candidates import Candidate
     from cnnaudit.gate.calibration import Proposal
     from cnnaudit.result import Verdict
+    from cnnaudit.starting.candidates import Candidate
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "examples" / "digits"

@@ -382,7 +382,7 @@ class Selection:
         if check is None:
             paths = list(self)
             raise MetricError(
-                f"{_name(self.rule)} was not measured at {site!r}{did_you_mean(site, paths)}; "
+                f"{_name(self.rule)} was not measured at {site!r}{did_you_mean(site, paths) or ';'} "
                 f"choose among {_listed(paths)}"
             )
         if check.probe is None:

@@ -383,8 +383,8 @@ def audit(
         progress: Show a progress bar on stderr where that is a terminal.
         evidence: Where to store all that was measured, for :func:`cnnaudit.evidence.judge`.
         shard: Which part of how many, from 1: (2, 3) measures every third block of images and judges nothing, and
-            :func:`cnnaudit.evidence.judge` joins the evidence of all parts. Every part reads all images, so that digests,
-            columns and sources are those of the whole.
+            :func:`cnnaudit.evidence.judge` joins the evidence of all parts. Every part reads all images, so that
+            digests, columns and sources are those of the whole.
 
     Returns:
         The report; ``report.passed`` is True where the command line would exit with 0. Of a part of the images it has

@@ -45,6 +45,14 @@ GRAVITY = (
 # Rules that judge what surrounds an audit: they are no judgement of the network.
 _BESIDE = ("audit:", "waivers:")
 
+_SECTIONS = ("spec", "model", "data", "settings", "coverage", "gate")
+_SEVERITIES = ("error", "warning", "note")
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (float, int),
+}  # of what is stored, by the annotation of a field
+
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
@@ -293,7 +301,7 @@ class Report:
         try:
             body = json.loads(text)
             version = body["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise EvidenceError(
                 "this is not a cnnaudit report, which has a schema_version; name one that --format json wrote"
             ) from error
@@ -301,32 +309,44 @@ class Report:
             raise EvidenceError(f"report has schema_version {version}, this cnnaudit reads {SCHEMA_VERSION}")
         try:
             return cls(
-                spec=body["spec"],
-                model=body["model"],
-                data=body["data"],
-                settings=body["settings"],
-                notes=tuple(body["notes"]),
-                coverage=body["coverage"],
-                gate=body["gate"],
+                **{name: _of(body[name], dict, name) for name in _SECTIONS},
+                notes=tuple(_of(note, str, "a note") for note in body["notes"]),
                 verdicts=tuple(_verdict(entry) for entry in body["verdicts"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise EvidenceError(f"this cnnaudit report is incomplete or damaged ({error!r}); audit again") from error
+
+
+def _of(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r:.40}")
+    return value
+
+
+def _number(value: Any) -> float:
+    """A number of JSON, which has none that does not exist."""
+    return math.nan if value is None else float(_of(value, (float, int), "a number"))
 
 
 def _verdict(entry: dict[str, Any]) -> Verdict:
     entry = dict(entry)
+    for field in dataclasses.fields(Verdict):
+        value, kind = entry.get(field.name), str(field.type)
+        if kind in _KINDS and field.name in entry:
+            _of(value, _KINDS[kind], field.name)
+        elif kind == "float | None" and value is not None:
+            _number(value)
+    if entry["severity"] not in _SEVERITIES:
+        raise ValueError(f"there is no severity {entry['severity']!r}")
     entry["outcome"] = Outcome(entry["outcome"])
     entry["units"] = UnitCounts(**entry["units"])
-    entry["worst"] = tuple(tuple(math.nan if x is None else x for x in row) for row in entry["worst"])
+    entry["worst"] = tuple((unit, *map(_number, (value, low, high))) for unit, value, low, high in entry["worst"])
     entry["refs"] = tuple(entry["refs"])
     if entry["mean"] is not None:
-        groups = tuple((n, math.nan if x is None else x) for n, x in entry["mean"]["groups"])
-        ends = {
-            name: math.nan if entry["mean"][name] is None else entry["mean"][name] for name in ("value", "low", "high")
-        }
+        groups = tuple((_of(n, int, "groups"), _number(x)) for n, x in entry["mean"]["groups"])
+        ends = {name: _number(entry["mean"][name]) for name in ("value", "low", "high")}
         entry["mean"] = SiteMean(**ends, groups=groups)
-    entry["fields"] = {name: math.nan if x is None else x for name, x in entry["fields"].items()}
+    entry["fields"] = {name: _number(x) for name, x in entry["fields"].items()}
     return Verdict(**entry)
 
 

@@ -81,11 +81,11 @@ def decided(config: pytest.Config, audit: Callable[[], Report], spec: Spec, whol
 
 
 def _replacing(gate: Gate, report: Report) -> Report:
-    """The report held against a baseline that will be replaced, where the two can be compared at all."""
+    """The report held against a baseline that will be replaced, as far as the two can be compared."""
     try:
-        return gate.applied(report)
+        return gate.applied(report, replaced=True)
     except EvidenceError as error:
-        told = f"The old baseline is replaced without a comparison. {error}"
+        told = f"Not compared with the old baseline: {error}"
         return replace(gate, baseline=None).applied(replace(report, notes=(*report.notes, told)))
 
 

@@ -245,7 +245,8 @@ class TestDryRun:
         (rule,) = [line for line in printed.splitlines() if "late-kernels-tell-classes-apart" in line]
         assert rule.split() == ["3", "late-kernels-tell-classes-apart", "16", "min", "0.1", "2", "0", "400"]
         assert (
-            "18 sites, 13 under a rule that judges; 1,200 images, looks at 304, 608, 1,200; statistics of 12.2 MiB, of" in printed
+            "18 sites, 13 under a rule that judges; 1,200 images, looks at 304, 608, 1,200; statistics of 12.2 MiB, of"
+            in printed
         )
 
     def test_reads_one_block(self, capsys, tmp_path):

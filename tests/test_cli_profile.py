@@ -280,7 +280,7 @@ class TestWarnings:
             "error: head: x is none of the model's outputs; the outputs are maps, logits"),
         (["net.py:build", "--crop", "0"], "0 is not pixels a side, such as 224 or 192x256"),
         (["net.py:build", "--kwarg", "width"], "width is not NAME=VALUE, such as pretrained=true"),
-        (["net.py:build", "--format", "text=x"], "text=x is not json=PATH"),
+        (["net.py:build", "--format", "text=x"], "text=x must be json=PATH"),
         (["net.py:build", "--format", "json=no/x.json"], "no/x.json cannot be written: there is no such folder"),
     ],
 )  # fmt: skip

@@ -47,7 +47,8 @@ def ward(tmp_path, monkeypatch):
     (tmp_path / "model.py").write_text(
         "from torch import nn\n"
         "def build():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+        "    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)\n"
+        "    return nn.Sequential(*layers)\n"
     )
     (tmp_path / "ward.audit.yaml").write_text(
         "cnnaudit: 1\nmodel: model.py:build\ndata: {load: ward, max_corrupt: 0.5}\n"

@@ -327,9 +327,12 @@ def test_what_are_no_rules_is_refused():
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("class_informaton", "'class_informaton' was not measured; did you mean 'class_information'? measured were"),
+        (
+            "class_informaton",
+            "'class_informaton' was not measured; did you mean 'class_information'? choose among activity,",
+        ),
         ("activity.dorment", "'activity.dorment' was not measured; did you mean 'activity.dormant'?"),
-        ("zzz", "'zzz' was not measured; measured were activity, branch_variance_share,"),
+        ("zzz", "'zzz' was not measured; choose among activity, branch_variance_share,"),
     ],
 )
 def test_a_key_that_was_not_measured(key, told, flow):
@@ -368,8 +371,12 @@ def test_sites_are_narrowed(flow):
         (lambda s: s.at(share=90), SpecError, "share is a fraction between 0 and 1; did you mean 0.9?"),
         (lambda s: s.at(share=0.5).mean, SpecError, "share counts units and reduce: mean judges their mean"),
         (lambda s: s.mean.at(share=0.5), SpecError, "share counts units and reduce: mean judges their mean"),
-        (lambda s: s["conv3"], MetricError, "was not measured at 'conv3'; did you mean 'conv2'? it was at stem.0,"),
-        (lambda s: s.at("stem.**")["conv1"], MetricError, "was not measured at 'conv1'; it was at stem.0"),
+        (
+            lambda s: s["conv3"],
+            MetricError,
+            "was not measured at 'conv3'; did you mean 'conv2'? choose among stem.0, conv1",
+        ),
+        (lambda s: s.at("stem.**")["conv1"], MetricError, "was not measured at 'conv1'; choose among stem.0"),
     ],
 )
 def test_what_cannot_be_selected(select, error, told, flow):

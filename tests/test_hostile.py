@@ -269,7 +269,7 @@ def labels_too_high():
     return {}
 
 
-@attack("label -1 is negative: classes count from 0")
+@attack("data.npz: label -1 is negative; classes must count from 0, and each image has one")
 def labels_below_zero():
     np.savez("data.npz", **{**arrays(), "labels": np.arange(COUNT) - 1})
     return {}
@@ -281,7 +281,10 @@ def labels_of_fractions():
     return {}
 
 
-@attack("data.npz: 3 of 100 images cannot be used, and max_corrupt allows 0.01 of them: image .* holds NaN or Inf")
+@attack(
+    "data.npz: 3 of 100 images cannot be used, and max_corrupt allows 0.01 of them; mend them, or allow more: "
+    "image .* holds NaN or Inf"
+)
 def images_of_nan():
     held = arrays()
     held["images"][3:6, 0, 2, 2] = np.nan
@@ -389,20 +392,20 @@ def a_list_of_training_images_elsewhere():
     return {"data": {"load": "data.npz", "exclude": "../outside/train.csv"}}
 
 
-@attack("data.npz.*neither a file nor a folder but a device, pipe or socket")
+@attack("data.npz is a device, pipe or socket; name a file or a folder")
 def a_pipe():
     Path("data.npz").unlink()
     os.mkfifo("data.npz")
     return {}
 
 
-@attack("data.npy.*(lies outside|neither a file nor a folder)")
+@attack("data.npy.*(lies outside|is a device, pipe or socket; name a file or a folder)")
 def a_device():
     Path("data.npy").symlink_to("/dev/zero")
     return {"data": "data.npy"}
 
 
-@attack("weights.safetensors.*neither a file nor a folder but a device, pipe or socket")
+@attack("weights.safetensors is a device, pipe or socket; name a file or a folder")
 def a_pipe_of_weights():
     Path("weights.safetensors").unlink()
     os.mkfifo("weights.safetensors")

@@ -14,7 +14,6 @@ from cnnaudit.cli._gate import deciding, writable, write
 from cnnaudit.cli._options import running
 from cnnaudit.cli._settings import Configured, resolved
 from cnnaudit.errors import EvidenceError
-from cnnaudit.result import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,18 +120,12 @@ def _check(spec: str, settings: Mapping[str, Any], **options: Any) -> int:
 
 
 def _replacing(gate: Gate, report: Report) -> Report:
-    """The report held against a baseline that will be replaced, where the two can be compared at all."""
+    """The report held against a baseline that will be replaced, as far as the two can be compared."""
     try:
-        compared = gate.applied(report)
+        return gate.applied(report, replaced=True)
     except EvidenceError as error:
-        told = str(error)
-    else:
-        new = [v.place for v in compared.verdicts if v.side == "max_regression" and v.outcome is Outcome.ERROR]
-        if not new:
-            return compared
-        told = f"it knows nothing of {', '.join(new)}"
-    found = replace(gate, baseline=None).applied(report)
-    return replace(found, notes=(*found.notes, f"The old baseline was replaced without a comparison: {told}"))
+        found = replace(gate, baseline=None).applied(report)
+        return replace(found, notes=(*found.notes, f"Not compared with the old baseline: {error}"))
 
 
 def _update(report: Report, path: str, *, spec: str, tighten: bool) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "pack", "story"]
 
 
-@click.command()
+@click.command(short_help="Tell what can be measured, and what it means.")
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
     """List all metrics and packs, or tell the whole story of the metric or pack NAME."""

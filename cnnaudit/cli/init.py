@@ -40,7 +40,7 @@ class _Init(Configured):
         return super().parse_args(ctx, written)
 
 
-@click.command(cls=_Init, short_help="Write a rule file for a network, with bounds from good checkpoints.")
+@click.command(cls=_Init, short_help="Write a rule file to start from.")
 @naming
 @click.option(
     "--good",

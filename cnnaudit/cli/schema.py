@@ -9,7 +9,7 @@ import click
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schema of rule files or waivers.")
 @click.argument("what", type=click.Choice(["rules", "waivers"]), default="rules")
 def command(what: str) -> None:
     """Print the JSON Schema of rule files, or of files of waivers; editors use it through a modeline."""

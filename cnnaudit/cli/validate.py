@@ -7,7 +7,7 @@ import click
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(short_help="List every mistake in rule files.")
 @click.argument("specs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.pass_context
 def command(ctx: click.Context, specs: tuple[str, ...]) -> None:

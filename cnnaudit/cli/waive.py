@@ -27,7 +27,7 @@ cnnaudit waive no-dead-kernels --site 'stage3.**' --report report.json \\
 """
 
 
-@click.command(epilog=_EXAMPLE)
+@click.command(epilog=_EXAMPLE, short_help="Accept a failure: by whom, why and until when.")
 @click.argument("rule")
 @click.option("--site", metavar="GLOB", help="Sites that it is for, such as 'stage3.**'. Default: all of the rule.")
 @click.option("--slice", "slice_", metavar="GLOB", help="Slices that it is for, such as scanner=A. Default: all.")

@@ -22,6 +22,7 @@ _SETTINGS = ("seed", "block", "crop", "groups", "max_images", "mode", "dtype")
 _NOTED = ("device", "cnnaudit", "torch", "python")
 _NOTHING_MEASURED = (Outcome.NOT_APPLICABLE, Outcome.ERROR)
 _TOLD = 5
+_MOST_BYTES = 2**29  # of a report, which has about 2 kB for each verdict
 
 _Key: TypeAlias = tuple[str, str, str, str]
 
@@ -47,8 +48,13 @@ def read(path: str | Path) -> Baseline:
     Raises:
         EvidenceError: There is no such file, or it is not a report of this schema version.
     """
+    file = Path(path)
+    if (
+        file.exists() and not file.is_dir() and (not file.is_file() or file.stat().st_size > _MOST_BYTES)
+    ):  # a pipe or device may never end
+        raise EvidenceError(f"{path}: this is no file, or larger than any report; name one that --format json wrote")
     try:
-        data = Path(path).read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         words = "give a report that `cnnaudit check --format json=PATH` or --update-baseline has written"
         raise EvidenceError(f"{path}: cannot be read: {error.strerror}; {words}") from None
@@ -60,7 +66,29 @@ def read(path: str | Path) -> Baseline:
         ) from None
     except EvidenceError as error:
         raise EvidenceError(f"{path}: {error}") from error
+    if lacking := _lacking(report):
+        raise EvidenceError(f"{path}: this cnnaudit report is incomplete or damaged ({lacking}); audit again")
     return Baseline(report, str(path), hashlib.sha256(data).hexdigest())
+
+
+def _lacking(report: Report) -> str:
+    """What of a report cannot be compared, because it is not there or of another kind; empty where all can."""
+    confidence, terms = report.settings.get("confidence"), report.spec.get("terms", {})
+    if not isinstance(confidence, float) or not 0 < confidence < 1:
+        return "settings.confidence"
+    if not isinstance(report.model.get("sha256"), str):
+        return "model.sha256"
+    for rule, said in terms.items() if isinstance(terms, dict) else [("terms", None)]:
+        sections = (
+            [said, *(said.get(name, {}) for name in ("measures", "bounds"))] if isinstance(said, dict) else [said]
+        )
+        regression = said.get("max_regression") if isinstance(said, dict) else None
+        if not all(isinstance(section, dict) for section in (*sections, regression or {})):
+            return f"spec.terms of {rule}"
+    missed = report.coverage.get("not_covered", [])
+    if not isinstance(missed, list) or not all(isinstance(m, dict) and {"site", "op"} <= m.keys() for m in missed):
+        return "coverage.not_covered"
+    return ""
 
 
 def record(report: Report, path: str | Path) -> None:
@@ -86,12 +114,14 @@ def record(report: Report, path: str | Path) -> None:
         raise EvidenceError(f"{path}: the baseline cannot be written: {error.strerror}; give another path") from None
 
 
-def compare(report: Report, baseline: Baseline) -> Report:
+def compare(report: Report, baseline: Baseline, *, replaced: bool = False) -> Report:
     """Judge every rule with ``max_regression`` against the accepted run.
 
     Args:
         report: The new run.
         baseline: The accepted one.
+        replaced: The new run is to replace it: rules and sites that the accepted one does not know are told in a note
+            and nothing else. What both have is compared all the same, or a new site would hide what others lost.
 
     Returns:
         The report with verdicts of ``RULE:regression`` behind those of each such rule, and the baseline's digests in
@@ -100,13 +130,19 @@ def compare(report: Report, baseline: Baseline) -> Report:
     Raises:
         EvidenceError: The runs do not measure the same thing on the same images; every difference is named.
     """
-    _refuse(report, baseline)
+    accepted = baseline.report
+    unlike = {rule: [f"rule {rule}: {it}" for it in _unlike(rule, report, accepted)] for rule in _regressions(report)}
+    problems = [problem for told in unlike.values() for problem in told]
+    _refuse(report, baseline, [] if replaced else problems)
     found: list[Verdict] = []
     for rule in report.rules:
         found += report.of(rule)
-        if rule in _regressions(report):
-            found += _compared(rule, report, baseline)
-    accepted = baseline.report
+        if rule in unlike and not unlike[rule]:
+            compared = _compared(rule, report, baseline)
+            new = [v for v in compared if v.outcome is Outcome.ERROR] if replaced else []
+            found += [v for v in compared if v not in new]
+            problems += [f"rule {rule}: nothing is known of {v.place}" for v in new]
+    apart = (f"Not compared with the old baseline {baseline.path}: {'; '.join(problems)}.",) if problems else ()
     facts = {
         "path": baseline.path,
         "sha256": baseline.sha256,
@@ -117,7 +153,7 @@ def compare(report: Report, baseline: Baseline) -> Report:
         report,
         verdicts=tuple(found),
         settings=_with_error(report),
-        notes=(*report.notes, *_notes(report, baseline)),
+        notes=(*report.notes, *apart, *_notes(report, baseline)),
         gate={**report.gate, "baseline": facts},
     )
 
@@ -175,13 +211,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _refuse(report: Report, baseline: Baseline) -> None:
+def _refuse(report: Report, baseline: Baseline, unlike: list[str]) -> None:
     old = baseline.report
     differences = data_differences(report, old)
     differences |= _differences("settings.", old.settings, report.settings, _SETTINGS)
     told = [f"{name}: baseline {_shown(before)}, this run {_shown(now)}" for name, (before, now) in differences.items()]
-    for rule in _regressions(report):
-        told += [f"rule {rule}: {problem}" for problem in _unlike(rule, report, old)]
+    told += unlike
     if told:
         listed = "\n".join(f"  {line}" for line in told)
         raise EvidenceError(

@@ -55,14 +55,21 @@ class Gate:
             held.check_approvals(day)
         return cls(accepted, held, ignore_waivers, coverage, day)
 
-    def applied(self, report: Report) -> Report:
+    def applied(self, report: Report, *, replaced: bool = False) -> Report:
         """Return a report with regressions, coverage and waivers judged.
+
+        Args:
+            report: What an audit found.
+            replaced: It is to replace the baseline: it is compared as far as the two can be.
 
         Raises:
             EvidenceError: what the baseline measured is not what this report measured; every field that differs is
                 named.
         """
-        report = _uncompared(report) if self.baseline is None else baselines.compare(report, self.baseline)
+        if self.baseline is None:
+            report = _uncompared(report)
+        else:
+            report = baselines.compare(report, self.baseline, replaced=replaced)
         if self.coverage is not None:
             report = coverages.require(report, self.coverage)
         report = replace(report, gate={**report.gate, "as_of": self.as_of.isoformat()})
@@ -95,9 +102,7 @@ def apply_gate(
             that differs is named.
         SpecError: the waivers have mistakes; all of them are named.
     """
-    gate = Gate.open(
-        baseline=baseline, waivers=waivers, ignore_waivers=ignore_waivers, coverage=coverage, as_of=as_of
-    )
+    gate = Gate.open(baseline=baseline, waivers=waivers, ignore_waivers=ignore_waivers, coverage=coverage, as_of=as_of)
     return gate.applied(report)
 
 

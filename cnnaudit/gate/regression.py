@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Levels", "regression"]
 
+_OTHER_BOUNDS = ("min", "max", "min_excess", "share", "reduce", "estimand")
 _ANEW = "start a new baseline: remove the old file, then check with --update-baseline."
 
 
@@ -76,7 +77,7 @@ def regression(new: Verdict, old: Verdict | None, terms: Mapping[str, Any], leve
         n_needed=0,
         look=max(new.look, looks),
         reached=None,
-        changed="",
+        changed=_changed(new.changed),
         mean=None,
         waiver=None,
     )
@@ -97,6 +98,11 @@ def regression(new: Verdict, old: Verdict | None, terms: Mapping[str, Any], leve
             advice=new.advice or "Audit more images.",
         )
     return _decided(verdict, new.mean, old.mean, terms, levels)
+
+
+def _changed(told: str) -> str:
+    """What was changed after the evidence existed, without the bounds that a regression is not held against."""
+    return "; ".join(part for part in told.split("; ") if part.partition(" ")[0] not in _OTHER_BOUNDS)
 
 
 def _decided(verdict: Verdict, new: SiteMean, old: SiteMean, terms: Mapping[str, Any], levels: Levels) -> Verdict:

@@ -288,7 +288,9 @@ def _known_day(value: Any) -> date | None:
 
 
 def _folded(name: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", name).split()).casefold()
+    """A name without what nobody sees: blanks, capitals and characters of no width."""
+    seen = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return "".join("".join(seen).split()).casefold()
 
 
 def _indent(waivers: Waivers, data: bytes) -> tuple[str, str]:

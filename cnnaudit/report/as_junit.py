@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from cnnaudit.report.findings import acceptance, level, line, placed, relative, spot
+from cnnaudit.report.findings import acceptance, counted, level, line, placed, relative, spot
 from cnnaudit.report.reproducing import facts
 from cnnaudit.report.standing import LOUD
 from cnnaudit.report.words import OUTCOMES, coverage, images
@@ -30,6 +30,9 @@ def render(report: Report) -> str:
     """Return the report as JUnit XML."""
     cases = [_case(verdict, report) for verdict in report.verdicts]
     tags = Counter(child.tag for case in cases for child in case)
+    if not (report.passed or tags["failure"] or tags["error"]):
+        cases.append(_nothing_judged(report))
+        tags["error"] += 1
     counts = {
         "tests": len(cases),
         "failures": tags["failure"],
@@ -78,6 +81,14 @@ def _case(verdict: Verdict, report: Report) -> ET.Element:
         case.append(found)
     elif verdict.value is not None or verdict.detail:
         ET.SubElement(case, "system-out").text = told
+    return case
+
+
+def _nothing_judged(report: Report) -> ET.Element:
+    """What fails an audit of which no verdict says why: it has judged nothing."""
+    file = relative(str(report.spec["path"]))
+    case = _element("testcase", classname=file, name="cnnaudit:nothing-judged", file=file, line=1)
+    case.append(_element("error", type=Outcome.ERROR, message=f"nothing was judged: {counted(report)}"))
     return case
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,25 @@ def test_what_only_one_run_has_is_told():
     ]
     assert found.exit_code == 2
     assert any("conv2" in note and "nothing is compared there" in note for note in found.notes)
+
+
+def test_what_replaces_a_baseline_is_compared_as_far_as_both_go():
+    """A new site, or a rule that measures something else now, must not hide what another one lost."""
+    rules = {"sparse": terms(), "weak": terms()}
+    old = report(*(verdict(rule, mean=mean(0.5)) for rule in rules), rules=rules)
+    now = {"sparse": terms(), "weak": terms(at=["conv1"])}
+    new = report(
+        verdict(mean=mean(0.75)), verdict(site="new", mean=mean(0.5)), verdict("weak", mean=mean(0.5)), rules=now
+    )
+    found = compare(new, Baseline(old, "base.json", "f" * 64), replaced=True)
+    compared = [(v.rule, v.site, v.outcome) for v in found.verdicts if v.side == "max_regression"]
+    assert compared == [("sparse:regression", "conv1", Outcome.FAIL)]
+    assert [note for note in found.notes if "Not compared with the old baseline" in note] == [
+        "Not compared with the old baseline base.json: rule weak: at: baseline ['**'], this run ['conv1']; "
+        "rule sparse: nothing is known of new."
+    ]
+    with pytest.raises(EvidenceError, match=r"data\.sha256"):
+        compare(replace(new, data={**new.data, "sha256": "3" * 64}), Baseline(old, "b", ""), replaced=True)
 
 
 def test_a_site_that_cannot_be_evaluated_gets_no_second_verdict():
@@ -185,3 +205,42 @@ def test_what_is_no_report_is_refused_by_its_name(tmp_path, data):
 def test_nothing_that_a_comparison_needs_is_lost_in_json():
     assert Report.from_json(OLD.to_json()).spec["terms"] == json.loads(json.dumps(OLD.spec["terms"]))
     assert against(Report.from_json(OLD.to_json())).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("settings", "confidence"), None),
+        (("settings", "confidence"), 1.0),
+        (("model", "sha256"), None),
+        (("spec", "terms"), 3),
+        (("spec", "terms", "sparse"), None),
+        (("spec", "terms", "sparse", "measures"), "x"),
+        (("coverage", "not_covered"), [1]),
+        (("settings",), None),
+        (("verdicts", 0, "site"), [1]),
+        (("verdicts", 0, "severity"), "none"),
+        (("verdicts", 0, "mean", "value"), "x"),
+        (("verdicts", 0, "mean", "value"), 10**400),
+        (("verdicts", 0, "mean", "groups"), [[1, {}]]),
+    ],
+)
+def test_what_is_damaged_is_refused_when_it_is_read(tmp_path, place, value):
+    told = json.loads(OLD.to_json())
+    *way, name = place
+    part = told
+    for step in way:
+        part = part[step]
+    part[name] = value
+    (tmp_path / "base.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(EvidenceError, match="incomplete or damaged"):
+        read(tmp_path / "base.json")
+
+
+def test_a_deep_or_endless_baseline_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(EvidenceError, match="not a cnnaudit report"):
+        read(tmp_path / "deep.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EvidenceError, match="this is no file"):
+        read(tmp_path / "pipe")

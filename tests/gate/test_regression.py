@@ -115,7 +115,7 @@ def test_the_verdict_stands_where_its_rule_stands_and_holds_nothing_else_of_it()
     groups = ((100, 0.5), (200, 0.5))
     new = verdict(
         mean=mean(0.5, 0.4, 0.6, groups), null=0.1, fields={"apoz": 0.5}, worst=((3, 0.5, 0.4, 0.6),), why="Because.",
-        severity="warning", file="pack.yaml", slice="scanner=a", reached=0.7, changed="was 0.8",
+        severity="warning", file="pack.yaml", slice="scanner=a", reached=0.7, changed="max 0.8 -> 0.9",
     )  # fmt: skip
     found = regression(
         new, verdict(mean=mean(0.5, 0.4, 0.6, groups)), {"absolute": 0.1, "worse": "higher"}, ONE, looks=3
@@ -126,3 +126,9 @@ def test_the_verdict_stands_where_its_rule_stands_and_holds_nothing_else_of_it()
     assert found.null is found.mean is found.waiver is found.reached is None
     assert (found.fields, found.changed, found.worst) == ({}, "", ((-1, 0.0, 0.0, 0.0),))
     assert replace(found, outcome=Outcome.PASS) == found
+
+
+def test_what_was_changed_of_the_regression_is_told_with_it_and_no_other_bound():
+    told = "max 0.8 -> 0.9; share 1.0 -> 0.5; max_regression none -> {absolute: 1}; confidence 0.99 -> 0.9"
+    found = judged(mean(0.5), mean(0.5), absolute=1, changed=told)
+    assert found.changed == "max_regression none -> {absolute: 1}; confidence 0.99 -> 0.9"

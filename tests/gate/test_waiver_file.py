@@ -92,6 +92,7 @@ def test_a_byte_order_mark_is_read_over():
         ("    owner: Ada Ito\n", "", "w.yaml:3:5: the key 'owner' is missing: add it"),
         ("Ada Ito", '"  "', "w.yaml:5:12: owner is blank"),
         ("owner: Ada Ito", "owner:", "w.yaml:5:5: owner has no value; give one, or leave it out"),
+        ("Bo Lind", '"ada\\u200b ITO"', "w.yaml:8:18: approved_by is the owner, 'Ada Ito': somebody else must approve"),
         ("Bo Lind", "ada  ITO", "w.yaml:8:18: approved_by is the owner, 'Ada Ito': somebody else must approve"),
         ("in_progress", "in_progres", "did you mean 'in_progress'?"),
         ("2027-01-31", "2027-02-30", "w.yaml:10:14: expires: there is no day 2027-02-30"),
@@ -135,7 +136,10 @@ def test_all_mistakes_at_once():
         ("", "a file of waivers must say the version"),
         ("- rule: x\n", "the file must be a mapping, not a list"),
         ("cnnaudit-waivers: 1\nwaivers: {rule: x}\n", "waivers is a list: start each waiver with '- '"),
-        ("cnnaudit-waivers: 1\nwaivers: [x]\n", "a waiver is a mapping"),
+        (
+            "cnnaudit-waivers: 1\nwaivers: [x]\n",
+            "w.yaml:2:11: a waiver must be a mapping: rule, owner, reason, ... each on a line of its own",
+        ),
         ("cnnaudit-waivers: 1\nwaivers: [}\n", "w.yaml:2:11"),
     ],
 )
@@ -144,7 +148,7 @@ def test_files_that_are_something_else(text, message):
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(SpecError, match=r"w\.yaml: cannot be read: No such file"):
+    with pytest.raises(SpecError, match=r"w\.yaml: cannot be read \(No such file or directory\); check the path"):
         load("w.yaml")
 
 
@@ -232,11 +236,11 @@ def test_an_approval_in_the_future_is_refused():
 def test_text_that_no_file_can_hold():
     told = []
     assert check(ENTRY | {"reason": "\udce4"}, lambda path, message, *, key=False: told.append((path, message))) is None
-    assert told == [(("reason",), "reason is not Unicode text")]
+    assert told == [(("reason",), "reason is not Unicode text; write plain text")]
 
 
 def test_a_directory_that_is_not_there():
-    with pytest.raises(SpecError, match=r"cannot be written: No such file or directory"):
+    with pytest.raises(SpecError, match=r"w\.yaml: cannot be written \(No such file or directory\); give another path"):
         append(Path("nowhere/w.yaml"), ENTRY, DAY)
 
 

@@ -308,7 +308,7 @@ def test_wrong_questions(tensors, facts, message):
 
 def test_skip_and_branch_have_the_same_images():
     skip, branch = pair(8)
-    with pytest.raises(MetricError, match=r"differ in shape: \(8, 3, 4, 4\), \(7, 3, 4, 4\)"):
+    with pytest.raises(MetricError, match=r"differ in shape, and must agree: \(8, 3, 4, 4\), \(7, 3, 4, 4\)"):
         measure("branch_variance_share", skip, branch[:7])
 
 

@@ -133,6 +133,16 @@ class TestWaivers:
         assert "baselines and waivers" not in ran.stdout.str()
         assert str(read(project.path / "report.json").outcome("fails")) == "waived"
 
+    def test_a_waived_site_is_not_hidden_by_a_graver_one_that_fails_no_build(self, project):
+        """A rule that only warns fails at two sites, of which one is waived."""
+        waive(project, rule="zeros", site="conv2")
+        project.rules("  - {id: zeros, metric: activity.apoz, max: 0, severity: warning}\n")
+        ran = project.run("--cnnaudit-waivers=waivers.yaml", "-rs", "--cnnaudit-report=json=report.json")
+        outcomes = {str(v.outcome) for v in read(project.path / "report.json").of("zeros")}
+        assert outcomes == {"fail", "waived"}
+        ran.assert_outcomes(skipped=1)
+        assert "waived: accepted_risk by Ada Ito" in ran.stdout.str()
+
     def test_check_in_a_test_passes_what_is_waived(self, project):
         waive(project)
         project.rules(project.HOLDS + project.FAILS)

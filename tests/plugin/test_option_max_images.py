@@ -57,5 +57,5 @@ def test_what_is_no_number_of_images_is_a_usage_error(project, written):
     ran = project.run(f"--cnnaudit-max-images={written}")
     assert ran.ret == pytest.ExitCode.USAGE_ERROR
     assert "argument --cnnaudit-max-images: " in ran.stderr.str()
-    assert f"'{written}' is not a number of images, 1 or more" in ran.stderr.str()
+    assert f"'{written}' must be a number of images, at least 1" in ran.stderr.str()
     assert project.count("build") == 0

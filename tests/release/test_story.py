@@ -1,6 +1,6 @@
 """A team's release, from known-good checkpoints to evidence that is judged again, through the real command line."""
 
-import datetime
+import datetime as dt
 import json
 import re
 import shutil
@@ -39,10 +39,10 @@ def outcomes(path, rule):
 
 
 def move_clock(monkeypatch, day):
-    class Moved(datetime.datetime):
+    class Moved(dt.datetime):
         @classmethod
         def now(cls, tz=None):
-            return datetime.datetime.combine(day, datetime.time(12), tz)
+            return dt.datetime.combine(day, dt.time(12), tz)
 
     monkeypatch.setattr("cnnaudit.clock.datetime", Moved)
 
@@ -76,8 +76,8 @@ def test_a_release(team, capsys, monkeypatch):
     assert outcomes("report.json", REGRESSION) == ["fail", "pass"]
 
     # It is accepted for now, by somebody else than its owner, up to what was measured.
-    today = datetime.datetime.now(datetime.UTC).date()
-    expires = today + datetime.timedelta(days=30)
+    today = dt.datetime.now(dt.UTC).date()
+    expires = today + dt.timedelta(days=30)
     code, said, _ = run(
         capsys,
         *("waive", REGRESSION, "--report", "report.json", "--owner", "Ada Ito", "--approved-by", "Bo Lind"),
@@ -99,7 +99,7 @@ def test_a_release(team, capsys, monkeypatch):
     # On its last day the waiver holds; the day after it is a finding, and the failure is back.
     move_clock(monkeypatch, expires)
     assert run(capsys, *waived)[0] == 0
-    move_clock(monkeypatch, expires + datetime.timedelta(days=1))
+    move_clock(monkeypatch, expires + dt.timedelta(days=1))
     code, said, _ = run(capsys, *waived)
     assert code == 1
     assert re.findall(r"^FAIL  (\S+)", said, re.MULTILINE) == [REGRESSION, "waivers:expired"]

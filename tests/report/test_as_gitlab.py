@@ -37,6 +37,18 @@ def test_the_schema_refuses_what_gitlab_ignores_or_drops():
         assert not validator.is_valid([wrong])
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_a_blocker_or_critical_entry_where_the_exit_code_is_not_0(name):
+    grave = [entry for entry in entries(MADE[name]) if entry["severity"] in ("blocker", "critical")]
+    assert bool(grave) == (MADE[name].exit_code != 0)
+
+
+def test_an_audit_that_judged_nothing_is_a_blocker_of_its_own():
+    (entry,) = entries(report_of(verdict("shown", "measured", **SEEN)))
+    assert (entry["check_name"], entry["severity"]) == ("cnnaudit:nothing-judged", "blocker")
+    assert entry["description"].startswith("nothing was judged: NOT PASSED: ")
+
+
 def test_one_entry_for_each_rule_that_is_not_kept_the_worst_first():
     found = entries(FULL)
     places = [(entry["location"]["path"], entry["location"]["lines"]["begin"]) for entry in found]
