@@ -28,7 +28,7 @@ def test_it_is_what_the_platform_reads(schema, file):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hooks_lint_rule_files_and_nothing_else():
+def test_hooks_lint_rule_files_and_waivers_and_nothing_else():
     hooks = loaded(".pre-commit-hooks.yaml")
     assert {hook["id"]: hook["language"] for hook in hooks} == {
         "cnnaudit-validate": "python",
@@ -38,7 +38,8 @@ def test_hooks_lint_rule_files_and_nothing_else():
     assert rules
     for hook in hooks:
         assert all(re.search(hook["files"], path.as_posix()) for path in rules)
-        assert not re.search(hook["files"], "net.waivers.yaml")
+        assert re.search(hook["files"], "cnnaudit.waivers.yaml")
+        assert not re.search(hook["files"], "waivers.yaml.txt")
         program, *options = hook["entry"].split()
         assert program == "cnnaudit"
         assert main([*options, str(rules[0])]) == 0

@@ -14,10 +14,26 @@ PSEUDONYM = re.compile(r"image [0-9a-f]{12}")
 
 
 def test_a_name_is_hidden_also_where_the_reason_repeats_it():
-    told = Pseudonyms().told("ward/jane_doe.png", "cannot be read (ward/jane_doe.png is no image, see jane_doe.png)")
+    told = Pseudonyms().told("ward/jane_doe.png", "holds nothing (ward/jane_doe.png is no image, see jane_doe.png)")
     assert "jane" not in told
     assert len(PSEUDONYM.findall(told)) == 3
     assert len(set(PSEUDONYM.findall(told))) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("cannot be read (UnidentifiedImageError: no image '/ward/jane_doe.png')", " (UnidentifiedImageError)"),
+        (
+            "cannot be read (FileNotFoundError: [Errno 2] No such file:\n'/ward/jane_doe.png' (1))",
+            " (FileNotFoundError)",
+        ),
+        ("cannot be read (jane: her scan is broken)", ""),
+    ],
+)
+def test_what_an_error_says_is_not_told_because_it_may_name_the_file(reason, told):
+    """The images of a user's own dataset are called by their numbers, so their names cannot be looked for."""
+    assert Pseudonyms().told("54", reason).endswith(f" cannot be read{told}")
 
 
 def test_one_audit_calls_the_same_image_the_same_and_another_does_not():
