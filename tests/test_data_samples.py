@@ -495,7 +495,7 @@ def test_a_dataset_of_torchvisions_from_files(tmp_path, monkeypatch):
         (
             "ImageFolder",
             {"root": ".", "loader": "os.system"},
-            "loader is a function, which a rule file cannot name: leave it out",
+            "loader is a function, which a rule file cannot name: leave it out$",
         ),
         ("FakeData", {"transform": "auto"}, "transform is a function, .*: write `transform:` beside `kwargs:`"),
         (

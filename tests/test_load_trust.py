@@ -500,5 +500,5 @@ def test_what_is_no_file_is_refused(bundle):
     ]:
         with pytest.raises(LoadError, match=message):
             reading(bundle, path)
-    with pytest.raises(LoadError, match="is a device, pipe or socket"):
+    with pytest.raises(LoadError, match="is a device, pipe or socket; name a file or a folder"):
         Trust.here().opened(Path("/dev/zero"), "w")

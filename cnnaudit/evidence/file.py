@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +73,13 @@ def write(path: Path, content: Mapping[str, object], states: Mapping[int, Mappin
             "narrow `at:`, or leave out rules"
         )
     text = _START + _digest(body, tensors).encode() + b'",' + body[1:]
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        # Under its name there is a whole file or none.
-        save_file(tensors, partial, metadata={_NAME: text.decode()})
-        partial.replace(path)
+        # Under its name there is a whole file or none; until then it has a folder that nobody else can write to.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            partial = Path(folder) / path.name
+            save_file(tensors, partial, metadata={_NAME: text.decode()})
+            partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise EvidenceError(f"{path}: the evidence cannot be written: {error}; give another path") from error
 
 

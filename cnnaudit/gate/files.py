@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 __all__ = ["write_whole"]
@@ -16,11 +17,23 @@ def write_whole(path: str | Path, data: bytes) -> None:
         OSError: It cannot be written.
     """
     target = Path(os.path.realpath(path))
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    # A name that nobody can foresee and that is not there yet: in a shared folder a link might wait.
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    new = Path(name)
     try:
-        new.write_bytes(data)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
         if target.exists():
             shutil.copymode(target, new)
+        else:
+            new.chmod(0o666 & ~_umask())
         new.replace(target)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What a new file's mode is taken from; it can be read by setting it only."""
+    found = os.umask(0o022)
+    os.umask(found)
+    return found

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,6 +15,7 @@ import yaml as pyyaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from cnnaudit.errors import Problem, SpecError
+from cnnaudit.gate.files import write_whole
 from cnnaudit.spec import glob, yaml
 from cnnaudit.spec.messages import quoted
 from cnnaudit.spec.shape import Complain, filled, shaped
@@ -322,14 +321,7 @@ def _scalar(key: str, value: Any) -> str:
 
 def _replace(path: Path, data: bytes, file: str) -> None:
     """Write all or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            beside.write_bytes(data)
-            if path.exists():
-                shutil.copymode(path, beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise SpecError([Problem(file, 0, 0, f"cannot be written ({error.strerror}); give another path")]) from None

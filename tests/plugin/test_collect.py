@@ -1,7 +1,7 @@
 """Rule files are collected: one test a rule, where the rule stands."""
 
 import pytest
-from conftest import junit
+from reading import junit
 
 IDS = ["holds", "fails", "undecided", "absent", "warns"]
 LINES = [5, 9, 12, 17, 21]

@@ -1,7 +1,7 @@
 """Models and data from fixtures, and ``cnnaudit.check`` in tests."""
 
 import pytest
-from conftest import section, table
+from reading import section, table
 
 RULES = """rules:
   - {id: holds, metric: activity.apoz, at: conv1, max: 0.99}

@@ -1,7 +1,7 @@
 """``@pytest.mark.cnnaudit("x.audit.yaml")`` runs a test once for each rule."""
 
 import pytest
-from conftest import section, table
+from reading import section, table
 
 CHECK = """
 import pytest

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import section
+from reading import section
 
 RULES = """rules:
   - {id: holds, metric: activity.apoz, at: conv1, max: 0.99}

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import section, table
+from reading import section, table
 
 from cnnaudit.result import Report
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import section
+from reading import section
 
 SAMPLED = "cnnaudit: 1\nmodel: model.py:build\ndata: data.npz\nsampling: {max_images: 110}\n"
 

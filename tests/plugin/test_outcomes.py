@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import junit, section, table
+from reading import junit, section, table
 
 ROOT = Path(__file__).parents[2]
 UNDECIDED = "  - {id: undecided, metric: activity.dead, estimand: population, at: conv2, max: 0}\n"

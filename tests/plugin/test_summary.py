@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import junit, table
+from reading import junit, table
 
 from cnnaudit.result import Report
 
