@@ -659,7 +659,7 @@ NO_COLUMN = {
     "batches": (in_batches(), "scaner", "did you mean 'scanner'? the columns are labels, source, scanner, age"),
     "pair": (images_and_labels(), "scanner", "the columns are labels"),
     "pairs": (batches(), "scanner", "the columns are labels"),
-    "images": (torch.zeros(3, 1, 2, 2), "labels", "no column 'labels', which a rule slices by; give it one"),
+    "images": (torch.zeros(3, 1, 2, 2), "labels", "give it one"),
     "no source": (images_and_labels(), "source", "the columns are labels"),
 }
 

@@ -196,7 +196,7 @@ def test_a_bound_that_was_moved_is_told(looked, tmp_path):
     report = evidence.judge(path, spec)
     changed = {v.rule: v.changed for v in report.verdicts}
     assert changed["tells"] == "min 0.06 -> 0.02"
-    assert changed["quiet"] == "rule added after the evidence existed"
+    assert changed["quiet"] == "the rule was added"
     assert {changed[rule] for rule in ("active", "entropy", "added", "weights")} == {""}
     assert report.notes[-3:] == (
         "Changed after the evidence existed: tells (min 0.06 -> 0.02).",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ADDED", "Changes"]
 
-ADDED = "rule added after the evidence existed"
+ADDED = "the rule was added"
 
 _BOUNDS = ("min", "max", "min_excess", "share", "reduce", "estimand")
 _MEASURES = ("metric", "field", "params", "op", "at", "start", "by", "null")

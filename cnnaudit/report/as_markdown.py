@@ -111,7 +111,7 @@ def _finding(verdicts: Sequence[Verdict], report: Report) -> str:
         named = [_code(v.place) + (f" ({words.number(v.value)})" if v.value is not None else "") for v in others]
         points.append(f"also at {words.more(named, shown=_NAMED)}")
     if verdict.changed:
-        points.append(f"the bound was changed after the evidence existed: {_text(verdict.changed)}")
+        points.append(f"changed after the evidence existed: {_text(verdict.changed)}")
     if verdict.detail:
         points.append(f"means: {_text(verdict.detail)}")
     if verdict.advice:

@@ -95,7 +95,7 @@ def _numbers(verdict: Verdict, report: Report) -> Iterator[str]:
     if verdict.side:
         yield f"  bound     {bound(verdict)}"
     if verdict.changed:
-        yield _wrapped("  changed   ", f"bound changed after the evidence existed: {verdict.changed}")
+        yield _wrapped("  changed   ", f"after the evidence existed: {verdict.changed}")
     if others := beside(verdict):
         yield _wrapped("  beside    ", others)
     if verdict.metric:
@@ -190,7 +190,7 @@ def _changed(report: Report) -> Iterator[str]:
     found = dict.fromkeys((v.rule, v.changed) for v in report.verdicts if v.changed)
     if found:
         yield "\n".join(
-            _wrapped("bound ", f"{rule} changed after the evidence existed: {told}") for rule, told in found
+            _wrapped("later ", f"{rule} changed after the evidence existed: {told}") for rule, told in found
         )
 
 

@@ -160,12 +160,10 @@ def test_the_banner_tells_the_verdict_and_the_counts():
 def test_a_waiver_tells_who_and_until_when():
     page = page_of(verdict("a", "waived", **SEEN, waiver=WAIVER), gate={"as_of": "2026-12-01"})
     at = page.texts("td").index("FAIL without this waiver, which accepts nothing worse than 0.95")
-    assert page.texts("td")[at + 1 : at + 6] == [
-        "ann",
-        "bob on 2026-11-01",
+    assert page.texts("td")[at + 1 : at + 4] == [
+        "ann, approved by bob on 2026-11-01",
         "2027-03-01 (90 days left)",
-        "NET-12",
-        "accepted_risk: pruned on purpose net.waivers.yaml:4",
+        "accepted_risk: pruned on purpose (NET-12) net.waivers.yaml:4",
     ]
 
 
@@ -196,7 +194,7 @@ def test_bars_of_a_regression_and_of_an_infinite_end():
 
 def test_a_bound_that_changed_is_told():
     page = page_of(verdict("a", "pass", **SEEN, changed="max 0.75 -> 0.85"))
-    assert "Bound changed after the evidence existed: max 0.75 -> 0.85." in page.texts("p")
+    assert "Changed after the evidence existed: max 0.75 -> 0.85." in page.texts("p")
     assert "changed after the evidence existed: max 0.75 -> 0.85" in page.texts("span")
 
 

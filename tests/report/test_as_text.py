@@ -290,10 +290,10 @@ class TestGate:
             verdict("a", "pass", site="y", **MEASURED, **changed),
             verdict("b", "fail", **MEASURED, **changed),
         )
-        assert "  changed   bound changed after the evidence existed: max 0.75 -> 0.9" in found[1].splitlines()
+        assert "  changed   after the evidence existed: max 0.75 -> 0.9" in found[1].splitlines()
         assert found[3].splitlines() == [
-            "bound a changed after the evidence existed: max 0.75 -> 0.9",
-            "bound b changed after the evidence existed: max 0.75 -> 0.9",
+            "later a changed after the evidence existed: max 0.75 -> 0.9",
+            "later b changed after the evidence existed: max 0.75 -> 0.9",
         ]
 
     def test_coverage_and_what_was_used(self):
